@@ -33,12 +33,12 @@ from check_embed import describe_machine
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
 from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 from clip_hf.embedding import DualEncoder, EncodingOptions, load_dual_encoder
-from clip_hf.search import EmbeddingIndex, FolderRefresh, folder_index, folder_refresh, refresh_folder_index
+from clip_hf.search import EmbeddingIndex, FolderRefresh, folder_work, refresh_folder_index
 
 
 SIZE = 64  # pixels of the model's pictures
 FILES_PER_FOLDER = 1000
-TIME_STEP = folder_refresh.TIME_STEP / 1e9 + 0.1  # seconds; younger files are read again
+TIME_STEP = folder_work.TIME_STEP / 1e9 + 0.1  # seconds; younger files are read again
 
 
 def write_picture(path: Path, number: int) -> None:
@@ -217,10 +217,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="times that a build is killed (default: %(default)s)")
     parser.add_argument("--folder", help="folder for pictures and indexes (default: a temporary one)")
     parser.add_argument(
-        "--commit", type=int, default=folder_index.COMMIT_PICTURES, help="pictures in a commit (default: %(default)s)"
+        "--commit", type=int, default=folder_work.COMMIT_ROWS, help="pictures in a commit (default: %(default)s)"
     )
     options = parser.parse_args()
-    folder_index.COMMIT_PICTURES = options.commit
+    folder_work.COMMIT_ROWS = options.commit
     torch.set_num_threads(1)  # equal bits need as many threads
     folder = Path(options.folder or tempfile.mkdtemp(prefix="check_search_"))
     try:

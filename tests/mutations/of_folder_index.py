@@ -8,14 +8,14 @@ from .mutation import Mutation
 MUTATIONS = [
     Mutation(
         "files are read though nothing has changed",
-        "search/folder_refresh.py",
+        "search/folder_work.py",
         "(path, size, modified) != (os.fsencode(state.name), state.bytes, state.modified)",
         "True",
         "search/test_folder_index.py -k first_run",
     ),
     Mutation(
         "another size at the same time is no change",
-        "search/folder_refresh.py",
+        "search/folder_work.py",
         "(path, size, modified) != (os.fsencode(state.name), state.bytes, state.modified)",
         "modified != state.modified",
         "search/test_folder_index.py -k same_time",
@@ -50,7 +50,7 @@ MUTATIONS = [
     ),
     Mutation(
         "rows go with a folder that vanishes in the middle",
-        "search/folder_refresh.py",
+        "search/folder_work.py",
         "if not folder.is_dir() or (ends and not any(map(os.path.lexists, ends))):",
         "if not folder.is_dir():",
         "search/test_folder_index.py -k vanishes",
@@ -183,14 +183,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a file that was written while it was read counts as old",
-        "search/folder_refresh.py",
+        "search/folder_work.py",
         "return abs(read - modified) > TIME_STEP",
         "return True",
         "search/test_folder_mishaps.py -k its_time_cannot_change",
     ),
     Mutation(
         "whole batches are lost at Ctrl-C",
-        "search/folder_index.py",
+        "search/folder_work.py",
         "                self._keep_what_is_ready()\n",
         "                pass\n",
         "search/test_folder_mishaps.py -k are_whole_are_kept",

@@ -16,7 +16,7 @@ import torch
 from clip_hf import ClipHFVideoModel
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.model.video_reading_clip_hf import read_frames
-from clip_hf.search import EmbeddingIndex, FilmFrame, film_index, folder_refresh, open_source_index, refresh_film_index
+from clip_hf.search import EmbeddingIndex, FilmFrame, film_index, folder_work, open_source_index, refresh_film_index
 from clip_hf.search.index_places import OtherIndexError, locked_index
 from drawings import COLOURS, PATTERNS, draw
 from encoding_inputs import quiet
@@ -44,7 +44,7 @@ def write_scenes(path: Path, scenes) -> Path:
 @pytest.fixture(autouse=True)
 def patched(monkeypatch):
     """Files that were just written count like old ones; a tiny model gives all pictures about the same embedding."""
-    monkeypatch.setattr(folder_refresh, "TIME_STEP", -1)
+    monkeypatch.setattr(folder_work, "TIME_STEP", -1)
     monkeypatch.setattr(film_index, "SAME_COSINE", 0.9999)
 
 
@@ -278,7 +278,7 @@ def test_after_a_crash_the_next_run_goes_on_within_the_film(refresh, encoder, tm
     expected = content(refresh(folder).index)
     assert len(expected) == 14
     shutil.rmtree(f"{folder}.moments.clip-index")
-    monkeypatch.setattr(film_index, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(folder_work, "COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(film_index._FilmWork, "_keep_what_is_ready", lambda self: None)  # as a killed process
     encode, calls = type(encoder)._encode_prepared, []
 

@@ -15,7 +15,7 @@ import pytest
 
 from clip_hf.embedding import EmbeddingOptions, embed, load_dual_encoder, read_embeddings
 from clip_hf.model.image_reading_clip_hf import ImageLimits
-from clip_hf.search import EmbeddingIndex, folder_index, folder_refresh, refresh_folder_index
+from clip_hf.search import EmbeddingIndex, folder_index, folder_work, refresh_folder_index
 from clip_hf.search.folder_index import rebuild_folder_index
 from clip_hf.search.folder_refresh import row_id
 from clip_hf.search.index_places import locked_index
@@ -33,7 +33,7 @@ NAMES = [f"{'sub/' if number % 2 else ''}{number:02d}.png" for number in range(R
 @pytest.fixture(autouse=True)
 def no_recent_files(monkeypatch):
     """Files that were just written count like old ones."""
-    monkeypatch.setattr(folder_refresh, "TIME_STEP", -1)
+    monkeypatch.setattr(folder_work, "TIME_STEP", -1)
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_two_files_that_exchanged_their_names(refresh, photos):
 def test_a_ring_of_exchanged_names_over_several_commits(refresh, photos, monkeypatch):
     # Each row's old vector is needed by a later commit, after the row itself has gone.
     before = rows_of(refresh().index)
-    monkeypatch.setattr(folder_index, "COMMIT_PICTURES", 1)
+    monkeypatch.setattr(folder_work, "COMMIT_ROWS", 1)
     names = sorted(NAMES)
     contents = [(photos / name).read_bytes() for name in names]
     for name, content in zip(names, [contents[-1], *contents[:-1]], strict=True):
@@ -497,7 +497,7 @@ def test_other_image_options_are_refused(refresh, encoder):
 
 def test_an_old_index_stays_until_the_new_one_is_whole(refresh, encoder, photos, monkeypatch):
     before = rows_of(refresh().index)
-    monkeypatch.setattr(folder_index, "COMMIT_PICTURES", 4)
+    monkeypatch.setattr(folder_work, "COMMIT_ROWS", 4)
     index_folder, taken = f"{photos}.clip-index", folder_index._FolderWork._take
 
     def fail(self, batch):
@@ -584,7 +584,7 @@ def test_a_second_process_waits_for_the_first(refresh, photos, caplog):
 def test_after_a_crash_the_next_run_goes_on_with_the_same_batches(refresh, encoder, photos, monkeypatch, point, count):
     for number in range(3):  # batches are divided as if these were not there
         shutil.copy(photos / "00.png", photos / f"{number}copy.png")
-    monkeypatch.setattr(folder_index, "COMMIT_PICTURES", 4)
+    monkeypatch.setattr(folder_work, "COMMIT_ROWS", 4)
     whole = refresh_folder_index(encoder, photos, photos.parent / "whole", encoding=quiet(batch_size=4)).index
     change, encode, calls = EmbeddingIndex.change, type(encoder)._encode_prepared, []
 

@@ -16,7 +16,15 @@ import pytest
 
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.embedding.dual_encoder import NotFiniteError
-from clip_hf.search import EmbeddingIndex, NoMatch, QueryTerm, folder_index, open_source_index, refresh_folder_index
+from clip_hf.search import (
+    EmbeddingIndex,
+    NoMatch,
+    QueryTerm,
+    folder_index,
+    folder_work,
+    open_source_index,
+    refresh_folder_index,
+)
 from clip_hf.search.folder_index import rebuild_folder_index
 from clip_hf.search.index_places import OtherIndexError
 from clip_hf.utils import atomic
@@ -198,7 +206,7 @@ def test_what_a_rebuild_for_another_model_has_done_stays(refresh, encoder, photo
 def test_batches_that_are_whole_are_kept(refresh, encoder, place, monkeypatch, caplog, how):
     counted, take = count_images(encoder.model), folder_index._FolderWork._take
     if how == "time":
-        monkeypatch.setattr(folder_index, "COMMIT_SECONDS", 0.0)
+        monkeypatch.setattr(folder_work, "COMMIT_SECONDS", 0.0)
         monkeypatch.setattr(folder_index._FolderWork, "_keep_what_is_ready", lambda self: None)
 
     def stop(self, batch):

@@ -33,8 +33,8 @@ from .modeling_clip_hf_transformer import ClipHFEncoder
 
 
 # Standard deviation of the frame positions and of the token before them. Positions are added to channels of about unit
-# size: half of it, as in CLIP's text tower, whose tokens have 0.02 and positions 0.01. With 0.02 Transf told 61% of the
-# actions of `benchmarks/check_actions.py` from their reverses after 300 steps, with 0.5 it is 92%.
+# size: half of it, as in CLIP's text tower, whose tokens have 0.02 and positions 0.01. With 0.02 Transf told 61% of
+# the actions of `benchmarks/check_actions.py` from their reverses after 300 steps, with 0.5 it is 92%.
 POSITION_STD = 0.5
 
 

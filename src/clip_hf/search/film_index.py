@@ -16,9 +16,8 @@ import itertools
 import math
 import os
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from transformers.utils import logging
 
 from ..data.decoding import skipped_image
 from ..data.media import VIDEOS
-from ..data.skips import SkipCounter, SkippedRow
+from ..data.skips import SkippedRow
 from ..data.texts import escaped
 from ..embedding.dual_encoder import DualEncoder, NotFiniteError
 from ..embedding.encoding_ahead import run_ahead
@@ -41,20 +40,11 @@ from ..model.video_reading_clip_hf import describe_video, read_frames
 from ..utils.fingerprints import package_version
 from ..utils.wording import counted
 from .embedding_index import EmbeddingIndex
-from .folder_index import COMMIT_PICTURES, COMMIT_SECONDS
-from .folder_refresh import (
-    FolderKind,
-    FolderRefresh,
-    check_there,
-    check_writable,
-    is_unchanged,
-    rebuild_index,
-    refresh_index,
-    report_left_out,
-)
+from .folder_refresh import FolderKind, FolderRefresh, rebuild_index, refresh_index
+from .folder_work import FolderWork, check_there, is_unchanged
 from .index_places import is_index, naming_index, real_index, real_source, section_of
 from .index_segments import digest_file
-from .unreadable_files import FileState, UnreadableFiles
+from .unreadable_files import FileState
 
 
 logger = logging.get_logger(__name__)
@@ -212,8 +202,10 @@ class _Known:
     is_whole: bool = False
 
 
-class _FilmWork:
+class _FilmWork(FolderWork):
     """Brings an index up to date. `_look` runs in one thread, `_prepare` in some, all else in the caller's."""
+
+    noun, row_noun = "film", "frame"
 
     def __init__(
         self,
@@ -223,60 +215,30 @@ class _FilmWork:
         index: EmbeddingIndex,
         encoding: EncodingOptions,
     ):
-        self.encoder, self.folder, self.files, self.index, self.encoding = encoder, folder, files, index, encoding
         self.rate = rate_of(index.description) or FRAMES_PER_SECOND
         self.limits = VideoLimits()
         self.rows = _read_rows(index)
+        before = {id_: known.digest for id_, known in self.rows.items()}
+        reader = {"av": package_version("av"), "limits": asdict(self.limits)}
+        super().__init__(encoder, folder, files, index, encoding, before=before, reader=reader)
         # The ids of all rows of a digest, where they are whole; and vectors of those that are gone since.
         self.whole = {known.digest: known.ids for known in self.rows.values() if known.is_whole}
-        self.held: dict[str, tuple[np.ndarray, list[dict[str, Any]]]] = {}
-        self.before = {id_: known.digest for id_, known in self.rows.items()}
         self.known_digests = frozenset(self.whole)
+        self.held: dict[str, tuple[np.ndarray, list[dict[str, Any]]]] = {}
         self.failed: dict[str, SkippedRow] = {}  # by digest
-        self.ready: list[tuple[str, np.ndarray, dict[str, Any]]] = []
         self.replacing: list[_Film] = []
-        reader = {"av": package_version("av"), "limits": asdict(self.limits)}
-        self.unreadable = UnreadableFiles(index.folder, reader, "film")
-        self.skips = SkipCounter(noun="film")
-        self.skipped: list[SkippedRow] = []
-        self.gone = [id_ for id_ in self.rows if id_ not in files]
-        self.broken: list[str] = []  # films that cannot be read any more
-        self.copied: Counter[str] = Counter()
-        self.added = self.edited = self.read = self.embedded = self.sampled = 0
-        self.num_before, self.last_commit, self.is_stopped = len(index), time.monotonic(), False
-
-    def run(self) -> None:
-        """Do all that there is to do."""
-        todo = [_Film(id_, state) for id_, state in self.files.items() if self._is_new(id_, state)]
-        if todo:
-            check_writable(self.index)
-        with self.encoding.progress_bar(escaped(self.folder.name), "frames", None if todo else 0) as self.bar:
-            try:
-                for batch in _ahead(self._batches(todo)):
-                    self._take(batch)
-                self._commit(last=True)
-            except BaseException:
-                self.is_stopped = True
-                self._keep_what_is_ready()
-                raise
-        self.skipped += self.unreadable.remembered(self.files)
-        report_left_out("film", self.folder, self.index, self.skipped, self.skips)
+        self.sampled = 0
 
     def counts(self) -> dict[str, Any]:
         """The numbers of a [`FilmRefresh`]."""
-        moved = self.copied & Counter(self.before[id_] for id_ in self.gone)  # a file that is gone has a new name
-        renamed = self.copied.total()
-        return {
-            "added": self.added,
-            "renamed": renamed,
-            "edited": self.edited,
-            "removed": len(self.gone) + len(self.broken) - moved.total(),
-            "unchanged": _count_films(self.index) - self.added - renamed - self.edited,
-            "skipped": self.skipped,
-            "read": self.read,
-            "embedded": self.embedded,
-            "sampled": self.sampled,
-        }
+        return {**super().counts(), "sampled": self.sampled}
+
+    def _count_files(self) -> int:
+        return _count_films(self.index)
+
+    def _work(self, todo: Sequence[tuple[str, FileState]]) -> None:
+        for batch in _ahead(self._batches([_Film(id_, state) for id_, state in todo])):
+            self._take(batch)
 
     def _is_new(self, id_: str, state: FileState) -> bool:
         known = self.rows.get(id_)
@@ -382,10 +344,7 @@ class _FilmWork:
                 self._copy(event.film)
             else:
                 self._finish(event.film, event.end)
-            if len(self.ready) >= COMMIT_PICTURES:
-                self._commit()
-        if self.ready and time.monotonic() - self.last_commit >= COMMIT_SECONDS:
-            self._commit()
+            self._commit_if_due()
 
     def _encode(self, frames: list[_Frame]) -> np.ndarray:
         if not frames:
@@ -436,7 +395,7 @@ class _FilmWork:
             self._leave_out(film, problem, is_content=False)
             return
         self._close_row(film, end, is_last=True)
-        self._count(film)
+        self._settle(film)
         self.whole[film.digest] = [f"{film.id}#{number}" for number in range(film.num_rows)]
 
     def _copy(self, film: _Film) -> None:
@@ -457,17 +416,12 @@ class _FilmWork:
         film.replaced = self.rows[film.id].ids if film.id in self.rows else []
         for vector, row in zip(vectors, rows, strict=True):
             self._add_row(film, vector, {name: row[name] for name in ("start", "end", "time", "is_last")})
-        self._count(film)
+        self._settle(film)
 
-    def _count(self, film: _Film) -> None:
-        self.unreadable.forget(film.id)
+    def _settle(self, film: _Film) -> None:
+        """All rows of a film are ready."""
         self.skips.add([], num_used=1)
-        if film.id in self.rows:
-            self.edited += film.digest != self.before[film.id]
-        elif film.digest in self.known_digests:
-            self.copied[film.digest] += 1
-        else:
-            self.added += 1
+        self._count(film.id, film.digest)
 
     def _leave_out(self, film: _Film, problem: SkippedRow, is_content: bool) -> None:
         """A film that cannot be read. What is wrong with its content is remembered until it changes."""
@@ -487,9 +441,7 @@ class _FilmWork:
 
     # ------------------------------------------------------------------------------------------------------ committing
 
-    def _commit(self, last: bool = False) -> None:
-        """Write what is ready; with the last of it, remove what is gone."""
-        ready, self.ready = self.ready, []
+    def _write(self, ready: list[tuple[str, np.ndarray, dict[str, Any]]], last: bool) -> None:
         replacing, self.replacing = self.replacing, []
         removed = list(itertools.chain.from_iterable(film.replaced for film in replacing))
         for film in replacing:
@@ -501,7 +453,6 @@ class _FilmWork:
                 )
             film.replaced = []
         if last and (self.gone or self.broken):
-            check_there(self.folder, self.files)  # no row goes with a folder that went
             names, away = self.index.metadata()["name"].to_pylist(), {*self.gone, *self.broken}
             already = set(removed)
             ids = self.index.ids().tolist()
@@ -513,22 +464,6 @@ class _FilmWork:
                 add = (vectors, [id_ for id_, *_ in ready], pa.Table.from_pylist([r for *_, r in ready], FILM_SCHEMA))
             with naming_index(self.index.folder):
                 self.index.change(add=add, remove=removed)
-        with naming_index(self.index.folder):
-            self.unreadable.write(self.files)
-        self.last_commit = time.monotonic()
-        if len(self.index):  # else it is said that none can be read
-            self.unreadable.check_share(self.files, self.skipped, self.encoding.max_skipped_share)
-
-    def _keep_what_is_ready(self) -> None:
-        """After an error or Ctrl-C: commit what is ready, and say how many frames are kept."""
-        with suppress(Exception):  # the error that came first tells more
-            self._commit()
-        kept = len(self.index) - self.num_before
-        if kept > 0:
-            logger.warning(
-                f"Stopped. {counted(kept, 'new frame')} of {escaped(str(self.folder))} stay in the index, and the "
-                "next run goes on from there."
-            )
 
 
 def _ahead(batches: Iterator[list[Any]]) -> Iterator[list[Any]]:

@@ -18,9 +18,9 @@ keeps that of the run which saw it first.
 import itertools
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,27 +33,18 @@ from _clip_hf_cli.control_characters import escape_controls
 
 from ..data.decoding import skipped_image
 from ..data.media import IMAGES
-from ..data.skips import SkipCounter, SkippedRow, stop_if_exhausted
-from ..data.texts import escaped
+from ..data.skips import SkippedRow, stop_if_exhausted
 from ..embedding.dual_encoder import DualEncoder, NotFiniteError
 from ..embedding.encoding_ahead import FeatureBatch, encode_ahead, run_ahead
 from ..embedding.encoding_options import EncodingOptions
 from ..embedding.part_worker import describe_file
 from ..model.image_reading_clip_hf import UnreadableImage, fetch_file
-from ..utils.wording import counted, escape_name
+from ..utils.wording import escape_name
 from .embedding_index import EmbeddingIndex
-from .folder_refresh import (
-    FolderKind,
-    FolderRefresh,
-    check_there,
-    check_writable,
-    is_unchanged,
-    rebuild_index,
-    refresh_index,
-    report_left_out,
-)
+from .folder_refresh import FolderKind, FolderRefresh, rebuild_index, refresh_index
+from .folder_work import FolderWork, check_there, is_unchanged
 from .index_places import naming_index, real_index, real_source
-from .unreadable_files import FileState, UnreadableFiles, describe_image_reader
+from .unreadable_files import FileState, describe_image_reader
 
 
 logger = logging.get_logger(__name__)
@@ -70,9 +61,6 @@ FOLDER_SCHEMA = pa.schema(
         ("height", pa.int64()),
     ]
 )
-COMMIT_PICTURES = 1024
-"""Pictures in a commit, unless it takes longer than this many seconds to embed them: what a crash may cost."""
-COMMIT_SECONDS = 20.0
 _FILES_PER_READ = 16
 _NO_NUMBERS = "the model gives no numbers for it (NaN, infinite values or zeros)."
 
@@ -105,12 +93,14 @@ class _Picture:
         return SkippedRow(skipped.kind, "picture", message, self.id)
 
 
-class _FolderWork:
+class _FolderWork(FolderWork):
     """Brings an index up to date. All but `_read` runs in the caller's thread.
 
     Pictures that the model must see are divided into batches by their order alone, and a commit takes whole batches.
     So a run that goes on after a crash gives the model the same batches as one that was not interrupted.
     """
+
+    noun = row_noun = "picture"
 
     def __init__(
         self,
@@ -120,13 +110,12 @@ class _FolderWork:
         index: EmbeddingIndex,
         encoding: EncodingOptions,
     ):
-        self.encoder, self.folder, self.files, self.index, self.encoding = encoder, folder, files, index, encoding
         table = index.metadata()
         columns = (table[name].to_pylist() for name in ("path", "bytes", "modified", "read", "digest"))
         self.rows = dict(zip(index.ids().tolist(), zip(*columns), strict=True))
         self.digests = {id_: digest for id_, (*_, digest) in self.rows.items()}
-        self.num_before, self.last_commit = len(index), time.monotonic()
-        self.known_digests = frozenset(self.digests.values())
+        before, reader = dict(self.digests), describe_image_reader(encoder)
+        super().__init__(encoder, folder, files, index, encoding, before=before, reader=reader)
         # Where the vector of a digest is: in the index, under this id; held here, because its row is gone or not yet
         # there; or on its way through the model, for these pictures.
         self.ids = {digest: id_ for id_, digest in self.digests.items()}
@@ -134,53 +123,17 @@ class _FolderWork:
         self.fresh: dict[str, np.ndarray] = {}
         self.expected: dict[str, list[_Picture]] = {}
         self.underway: deque[list[_Picture]] = deque()
-        self.ready: list[_Picture] = []
-        self.unreadable = UnreadableFiles(index.folder, describe_image_reader(encoder))
-        self.skips = SkipCounter(noun="picture")
-        self.skipped: list[SkippedRow] = []
-        self.gone = [id_ for id_ in self.rows if id_ not in files]
-        self.broken: list[str] = []  # rows whose file cannot be read any more
-        self.copied: Counter[str] = Counter()  # digests of files with new names
-        self.read = self.embedded = self.added = self.edited = 0
 
-    def run(self) -> None:
-        """Do all that there is to do."""
-        todo = [_Picture(id_, state) for id_, state in self.files.items() if self._is_new(id_, state)]
+    def _work(self, todo: Sequence[tuple[str, FileState]]) -> None:
+        batches = self._batches([_Picture(id_, state) for id_, state in todo])
         threads = self.encoding.num_threads
-        if todo:
-            check_writable(self.index)
-        with self.encoding.progress_bar(escaped(self.folder.name), "pictures", len(todo)) as self.bar:
-            batches = self._batches(todo)
-            encoded = encode_ahead(
-                self.encoder, batches, _Picture.take_data, projected=True, num_threads=threads, may_be_nan=True
-            )
-            try:
-                with closing(encoded):
-                    for batch in encoded:
-                        self._take(batch)
-                        self._commit_if_due()
-                self._commit(last=True)
-            except BaseException:
-                self._keep_what_is_ready()
-                raise
-        self.skipped += self.unreadable.remembered(self.files)
-        report_left_out("picture", self.folder, self.index, self.skipped, self.skips)
-
-    def counts(self) -> dict[str, Any]:
-        """The numbers of a [`FolderRefresh`]."""
-        # Each file that is gone may be the one that has a new name now.
-        moved = self.copied & Counter(self.digests[id_] for id_ in self.gone)
-        renamed = self.copied.total()
-        return {
-            "added": self.added,
-            "renamed": renamed,
-            "edited": self.edited,
-            "removed": len(self.gone) + len(self.broken) - moved.total(),
-            "unchanged": len(self.index) - self.added - renamed - self.edited,
-            "skipped": self.skipped,
-            "read": self.read,
-            "embedded": self.embedded,
-        }
+        encoded = encode_ahead(
+            self.encoder, batches, _Picture.take_data, projected=True, num_threads=threads, may_be_nan=True
+        )
+        with closing(encoded):
+            for batch in encoded:
+                self._take(batch)
+                self._commit_if_due()
 
     # --------------------------------------------------------------------------------------------------------- reading
 
@@ -275,14 +228,8 @@ class _FolderWork:
         """The vector of a picture is known."""
         picture.data = None
         self.ready.append(picture)
-        self.unreadable.forget(picture.id)
         self.bar.update()
-        if picture.id in self.rows:
-            self.edited += picture.digest != self.digests[picture.id]
-        elif picture.digest in self.known_digests:
-            self.copied[picture.digest] += 1
-        else:
-            self.added += 1
+        self._count(picture.id, picture.digest)
 
     def _leave_out(self, pictures: Sequence[_Picture], problem: SkippedRow, is_content: bool = False) -> None:
         """Pictures that cannot be read. What is wrong with their content is remembered until it changes."""
@@ -298,28 +245,8 @@ class _FolderWork:
             if picture.id in self.rows:
                 self.broken.append(picture.id)
 
-    def _commit_if_due(self) -> None:
-        is_time = self.ready and time.monotonic() - self.last_commit >= COMMIT_SECONDS
-        if is_time or len(self.ready) >= COMMIT_PICTURES:
-            self._commit()
-
-    def _keep_what_is_ready(self) -> None:
-        """After an error or Ctrl-C: commit the batches that are whole, and say how many pictures are kept."""
-        with suppress(Exception):  # the error that came first tells more
-            self._commit()
-        kept = len(self.index) - self.num_before
-        if kept > 0:
-            logger.warning(
-                f"Stopped. {counted(kept, 'new picture')} of {escaped(str(self.folder))} stay in the index, and the "
-                "next run goes on from there."
-            )
-
-    def _commit(self, last: bool = False) -> None:
-        """Write what is ready; with the last of it, remove what is gone."""
-        ready, self.ready = self.ready, []
+    def _write(self, ready: list[_Picture], last: bool) -> None:
         removed = [*self.gone, *self.broken] if last else []
-        if removed:
-            check_there(self.folder, self.files)  # no row goes with a folder that went
         if ready or removed:
             vectors = self._vectors(ready)
             replaced = [picture.id for picture in ready if picture.id in self.digests]
@@ -334,12 +261,7 @@ class _FolderWork:
                 self.digests[picture.id] = picture.digest
                 self.ids[picture.digest] = picture.id
             self.fresh.clear()
-        with naming_index(self.index.folder):
-            self.unreadable.write(self.files)
-        self.last_commit = time.monotonic()
         self.skips.add([], num_used=len(ready))
-        if len(self.index):  # else it is said that none can be read
-            self.unreadable.check_share(self.files, self.skipped, self.encoding.max_skipped_share)
 
     def _vectors(self, ready: list[_Picture]) -> np.ndarray:
         """(n, dim) float16, as `clip-hf embed` rounds them."""

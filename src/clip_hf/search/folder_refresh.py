@@ -6,23 +6,23 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 from transformers.utils import logging
 
 from ..data.image_folders import images_in
 from ..data.media import Media
-from ..data.skips import SkipCounter, SkippedRow
+from ..data.skips import SkippedRow
 from ..data.texts import escaped, is_utf8
 from ..embedding.dual_encoder import DualEncoder
-from ..embedding.encoding_ahead import skip_examples
 from ..embedding.encoding_options import EncodingOptions
 from ..utils.wording import counted
 from .embedding_index import EmbeddingIndex
+from .folder_work import FolderWork, check_there
 from .index_places import (
     INDEX_ENDINGS,
     OtherIndexError,
@@ -37,14 +37,12 @@ from .index_places import (
     naming_index,
     section_of,
 )
-from .index_segments import SEGMENTS, IndexManifest
+from .index_segments import IndexManifest
 from .unreadable_files import FileState
 
 
 logger = logging.get_logger(__name__)
 
-TIME_STEP = 2_000_000_000
-"""Nanoseconds: the largest step in which file systems note times."""
 _MOST_REMOVED = 0.25
 """Above this share of removed rows an index is compacted; small commits are merged by the index itself."""
 _LOOKS_ESCAPED = re.compile(r"\\udc[89a-f][0-9a-f]")
@@ -102,16 +100,6 @@ class FolderRefresh:
         return counted(len(self.index), "picture")
 
 
-class FolderWork(Protocol):
-    """Brings the rows of an index up to date with the files of a folder."""
-
-    def run(self) -> None:
-        """Do all that there is to do."""
-
-    def counts(self) -> dict[str, Any]:
-        """The numbers of a [`FolderRefresh`]."""
-
-
 @dataclass(frozen=True)
 class FolderKind:
     """In what the indexes of folders of pictures and of films differ.
@@ -122,7 +110,7 @@ class FolderKind:
         noun (`str`): What a file is called in messages.
         media (`Media`): Which files count.
         columns (`pa.Schema`): Columns of the index.
-        work (`Callable`): Makes the `FolderWork` of an encoder, folder, files by id, index and `EncodingOptions`.
+        work (`Callable`): Makes the [`FolderWork`] of an encoder, folder, files by id, index and `EncodingOptions`.
         result (`type[FolderRefresh]`): What a refresh returns.
         sampling (`Mapping`, *optional*): What else decides the rows, in the index's description.
     """
@@ -141,18 +129,6 @@ class FolderKind:
         place = {"location": escaped(str(source)), "kind": self.name, "folder": escaped(str(folder_of_files(source)))}
         described = describe_index(encoder, place, self.over)
         return {**described, "sampling": dict(self.sampling)} if self.sampling else described
-
-
-def report_left_out(
-    noun: str, folder: Path, index: EmbeddingIndex, skipped: Sequence[SkippedRow], skips: SkipCounter
-) -> None:
-    """Warn of the files that have no rows; ValueError if none has."""
-    if not len(index):
-        again = " Run this again." if skipped[0].kind == "file changed" else ""
-        raise ValueError(f"No {noun} of {folder} can be read: {skipped[0].message}{again}")
-    if skips.num_skipped:
-        shown = " ".join(skip_examples(skips))
-        logger.warning(f"{noun.capitalize()}s of {escaped(str(folder))} are left out. {skips.summary()} {shown}")
 
 
 def refresh_index(
@@ -299,28 +275,3 @@ def list_files(source: Path, kind: FolderKind) -> dict[str, FileState]:
                 raise
     check_there(source, files)
     return files
-
-
-def check_there(folder: Path, files: Mapping[str, FileState]) -> None:
-    """OSError if a folder that was listed is gone: then files that are missing are not removed ones."""
-    ends = [file.name for file in files.values()]
-    ends = [os.path.join(folder, name) for name in (*ends[:1], *ends[-1:])]
-    if not folder.is_dir() or (ends and not any(map(os.path.lexists, ends))):
-        raise FileNotFoundError(
-            f"{folder} vanished while it was read. Its index keeps all rows: run this again when the folder is back."
-        )
-
-
-def check_writable(index: EmbeddingIndex) -> None:
-    """`UnwritableIndex` if an index must not be written; it is known before the work."""
-    place = index.folder
-    if not (os.access(place, os.W_OK) and os.access(place / SEGMENTS, os.W_OK)):
-        raise UnwritableIndex(errno.EACCES, f"{os.strerror(errno.EACCES)}: the index {place} cannot be written")
-
-
-def is_unchanged(row: tuple[bytes, int, int, int], state: FileState) -> bool:
-    """Whether a file is as its row says, whose path, bytes, time of change and of reading are given."""
-    path, size, modified, read = row
-    if (path, size, modified) != (os.fsencode(state.name), state.bytes, state.modified):
-        return False
-    return abs(read - modified) > TIME_STEP
