@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More arguments for pytest (`make test PYTEST_ARGS="-k tokenizer -x"`).
 PYTEST_ARGS ?=
+# Tests start many processes, which would compile the library again each time.
+unexport PYTHONDONTWRITEBYTECODE
 # The browser of `make test-page`.
 export CHROMIUM ?= /usr/bin/chromium
 # More arguments for the mutations (`make test-mutations MUTATIONS_ARGS="--only loss"`).

@@ -64,6 +64,7 @@ def test_map_finds_its_results_again(tokenizer, tmp_path):
     assert Hasher.hash(other) != Hasher.hash(tokenizer)
 
 
+@pytest.mark.slow
 def test_fingerprints_are_the_same_in_another_process(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     make_tiny_model("vit").save_pretrained(tmp_path)

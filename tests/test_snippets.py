@@ -59,9 +59,24 @@ SERVED = ("docs/howto/serve.md",)
 # How a command begins -> why only the slow test runs it.
 ONLY_SLOW = {
     "clip-hf embed openai/clip-vit-base-patch32 my_images embedded_by_ray": "starts a cluster",
+    "clip-hf classify examples/pictures --model outputs/demo/vit/last --runtime onnx": "exports first",
     "clip-hf evaluate openai/clip-vit-base-patch32 --tasks robustness": "80,000 prompts of three datasets",
     "python examples/linear_probe.py": "some thirty regressions on all digits; the example has a faster test",
 }
+# Pages whose Python and commands take longest: many models, exports and trainings, which other tests run too.
+SLOW_PAGES = (
+    "docs/evaluation/few_shot.md",
+    "docs/evaluation/linear_probe.md",
+    "docs/evaluation/video.md",
+    "docs/howto/clusters.md",
+    "docs/howto/export.md",
+    "docs/howto/fast_inference.md",
+    "docs/howto/pictures.md",
+    "docs/howto/search.md",
+    "docs/howto/tag.md",
+    "docs/howto/train.md",
+    "examples/README.md",
+)
 # A block that is no program -> the test that holds it.
 NO_PROGRAMS = {
     ("docs/howto/convert.md", "RN50.pt (openai) -> rn50 (clip_hf)"): "test_the_report_of_a_conversion",
@@ -110,7 +125,13 @@ def runnable(kind: str) -> list[str]:
     return [*dict.fromkeys(block.page for block, command in all_commands() if not reason_against(command, NOT_RUN))]
 
 
-@pytest.mark.parametrize("page", [*dict.fromkeys([*runnable("python"), *runnable("bash")])])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow) if page in SLOW_PAGES else page
+        for page in dict.fromkeys([*runnable("python"), *runnable("bash")])
+    ],
+)
 def test_a_page_runs(page, world, tmp_path, monkeypatch, undrawn_plots):
     use_openmoji(monkeypatch, world.openmoji)
     use_few_films(monkeypatch)
@@ -166,6 +187,7 @@ def test_the_tables_have_no_entry_too_many():
     for beginning in (*NOT_RUN, *ONLY_SLOW):
         assert any(command.startswith(beginning) for command in commands), beginning
     assert all(any(block.kind == "python" for block in BLOCKS[page]) for page in SERVED)
+    assert set(SLOW_PAGES) <= set(BLOCKS)
     for page, start in NO_PROGRAMS:
         assert any(block.text.startswith(start) for block in BLOCKS[page]), (page, start)
     docstrings = "".join(docstring for found in DOCSTRINGS.values() for docstring in found)

@@ -330,6 +330,7 @@ def test_a_resnet_has_no_counterpart(source_models, tower, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_whole_folder_loads_without_this_library(source_models, tiny_processor, tmp_path):
     model = source_models["vit"]
     checkpoints.save(model, tiny_processor, tmp_path / "theirs", format="transformers")

@@ -285,6 +285,7 @@ for format in checkpoints.FORMATS:
 """
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_leaves_nothing_behind(model, tmp_path):
     assert hasattr(resource, "RLIMIT_FSIZE")
     for format in FORMATS:

@@ -366,7 +366,7 @@ def test_an_empty_path_is_no_folder(model, folder, capsys):
             ">&-",
             "clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.\n",
         ),
-        (["classify", "nothing.png"], "2>&-", ""),
+        pytest.param(["classify", "nothing.png"], "2>&-", "", marks=pytest.mark.slow),
     ],
 )
 def test_a_closed_stream_is_one_line(model, folder, arguments, closed, message):
@@ -439,6 +439,7 @@ def test_nothing_on_stdin_is_an_error(model, capsys, monkeypatch):
     assert (done.status, done.out) == (1, "") and "No image was named" in done.err
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_ends_it_without_a_word(model, folder):
     reading, writing = os.pipe()
     os.close(reading)

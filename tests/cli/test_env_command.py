@@ -48,6 +48,7 @@ def test_json_and_the_tables_say_the_same(capsys):
     assert facts["machine"]["processor"] in shown
 
 
+@pytest.mark.slow
 def test_what_is_shown_is_what_an_encoder_takes(exported_folder, tiny_processor, capsys):
     """On this machine, whatever it is."""
     assert main(["env", "--json"]) == 0

@@ -88,6 +88,7 @@ def test_a_fault_of_the_code_ends_with_its_trace(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("Traceback")
 
 
+@pytest.mark.slow
 def test_it_is_a_module_for_launchers(tmp_path):
     command = [sys.executable, "-m", "clip_hf", "train", "nowhere.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -295,6 +295,7 @@ def _encode_on_process(rank: int, processor, cache) -> list[tuple]:
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives_and_end_together(encoder, data, tiny_processor, tmp_path):
     expected = encode_image_column(encoder, data, options=quiet())
     first, second = run_processes(_encode_on_process, 2, tmp_path / "run", tiny_processor, tmp_path / "cache")

@@ -80,6 +80,7 @@ def test_tokens_are_counted_before_any_is_cut(kind, tiny_processor, tmp_path):
         assert encoder.count_tokens(["a! cat!"]) == expected[:1]
 
 
+@pytest.mark.slow
 def test_exports_count_as_their_model_does(exported_folder, runtime, tiny_processor):
     exported = load_dual_encoder(exported_folder("vit", runtime), runtime)
     encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)

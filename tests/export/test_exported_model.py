@@ -212,6 +212,7 @@ def test_a_pickled_model_opens_its_folder(runtime, exported_folder, pixel_values
     assert torch.equal(again.encode_image(pixel_values), exported.encode_image(pixel_values))
 
 
+@pytest.mark.slow
 def test_a_signal_after_models_are_freed_ends_nothing(exported_folder):
     # In a process of its own, because it would end with a segmentation fault.
     code = """

@@ -40,7 +40,7 @@ def processor(tiny_tokenizer, tmp_path_factory) -> SiglipProcessor:
     return SiglipProcessor(SiglipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
 
 
-@pytest.fixture(scope="module", params=["onnx", "openvino"])
+@pytest.fixture(scope="module", params=["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def folder(request, siglip, processor, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports") / request.param
     report = export_model(siglip, folder, request.param, processor=processor)

@@ -59,6 +59,7 @@ def test_errors_of_other_kinds_pass_where_there_is_room(monkeypatch, tmp_path):
         fail(RuntimeError("bad stream"))
 
 
+@pytest.mark.slow
 def test_exporters_that_find_no_room(runtime, temporary, tiny_processor):
     model = make_tiny_model("vit")
     config = describe_model(model, tiny_processor, runtime, "float32")

@@ -79,6 +79,7 @@ def approximately(scores):
     return [{"label": entry["label"], "score": pytest.approx(entry["score"], abs=1e-6)} for entry in scores]
 
 
+@pytest.mark.parametrize("tower", ["vit", pytest.param("resnet", marks=pytest.mark.slow)], indirect=True)
 def test_a_repo_loads_without_clip_hf(tower, tiny_processor, images, tmp_path):
     model = make_tiny_model(tower)
     repo = save_repo(model, tiny_processor, tmp_path, images[0])

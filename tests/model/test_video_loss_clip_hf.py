@@ -123,6 +123,7 @@ def _gathered(rank: int, images, texts, labels):
     return loss.item(), images.grad / 2, texts.grad / 2
 
 
+@pytest.mark.slow
 def test_processes_share_their_batch(tmp_path):
     images, texts = (x.detach() for x in embeddings())
     results = run_processes(_gathered, 2, tmp_path, images, texts, LABELS)

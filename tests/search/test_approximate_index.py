@@ -32,7 +32,7 @@ def index(tmp_path_factory) -> EmbeddingIndex:
     return index
 
 
-@pytest.fixture(scope="module", params=["hnsw", "ivfpq"])
+@pytest.fixture(scope="module", params=["hnsw", pytest.param("ivfpq", marks=pytest.mark.slow)])
 def approximate(request, index) -> ApproximateIndex:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_MOST_QUERIES", 100)

@@ -90,6 +90,7 @@ def test_the_report_as_json_and_html(source, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_all_but_the_best_move_and_come_back(source, tmp_path):
     before = pictures_in(source.folder)
     report = run_duplicates(source, 0.9, move_to=tmp_path / "away")

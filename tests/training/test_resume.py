@@ -112,9 +112,9 @@ def assert_same_training(one: Path, two: Path) -> None:
 QUICK = {
     "map-style": {},
     "stream": STREAM,
-    "stream, 2 workers": {**STREAM, "num_workers": 2},
 }
 MORE = {
+    "stream, 2 workers": {**STREAM, "num_workers": 2},
     "map-style, 2 workers": {"num_workers": 2},
     "map-style, GradCache": {"grad_cache_chunk_size": 4},
     "map-style, ResNet": {"tower": "resnet"},
@@ -150,7 +150,7 @@ def test_map_style_data_may_be_loaded_by_other_workers_after_it(options_of, monk
     assert exact(train(options_of("killed", "--resume", "latest", num_workers=1))) == exact(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_ends_without_an_error(number, options_of, tmp_path, monkeypatch, capsys):
     whole = train(options_of("whole"))
     with monkeypatch.context() as patch:

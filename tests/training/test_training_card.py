@@ -62,6 +62,7 @@ def test_the_figures_of_a_card(trained):
         assert 0 <= low <= result.metric_value <= high <= 100 and high - low > 40  # of four
 
 
+@pytest.mark.slow
 def test_the_code_runs_from_anywhere(trained, tmp_path):
     folder = trained[0] / "last"
     usage = (folder / "README.md").read_text().partition("## Use")[2].partition("## Preprocessing")[0]

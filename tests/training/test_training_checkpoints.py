@@ -275,6 +275,7 @@ for number in range(1, 60):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_point_of_a_save_leaves_two_whole_checkpoints(tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -77,7 +77,11 @@ def test_what_ends_by_itself_is_left_alone():
     ("arguments", "line"),
     [
         (["train_clip.py", "--dataset", "nowhere.csv"], "train_clip.py: "),
-        (["train_with_trainer.py", "--bach_size", "3"], "train_with_trainer.py: Some specified arguments are not"),
+        pytest.param(
+            ["train_with_trainer.py", "--bach_size", "3"],
+            "train_with_trainer.py: Some specified arguments are not",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_programs_end_with_a_line(arguments, line, tmp_path):

@@ -7,6 +7,8 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
 from clip_hf.utils.terminal_tables import draw_table, wrap_lines
 
 
@@ -53,6 +55,7 @@ def test_a_terminal_gets_bold_and_no_line_beyond_its_width():
     assert max(map(len, plain.splitlines())) <= 60 and plain.count("c") == 90 + "metric note".count("c")
 
 
+@pytest.mark.slow
 def test_lines_break_at_the_width_of_a_terminal_and_not_in_a_path():
     assert wrap_lines(LINES) == LINES  # of a pipe
     text = shown_on_a_terminal(
