@@ -60,6 +60,8 @@ SERVED = ("docs/howto/serve.md",)
 ONLY_SLOW = {
     "clip-hf embed openai/clip-vit-base-patch32 my_images embedded_by_ray": "starts a cluster",
     "clip-hf classify examples/pictures --model outputs/demo/vit/last --runtime onnx": "exports first",
+    "clip-hf export outputs/demo/vit/last vit-openvino": "exports, which tests/export does",
+    "clip-hf embed vit-openvino": "needs that export",
     "clip-hf evaluate openai/clip-vit-base-patch32 --tasks robustness": "80,000 prompts of three datasets",
     "python examples/linear_probe.py": "some thirty regressions on all digits; the example has a faster test",
 }
@@ -359,7 +361,14 @@ DOCSTRINGS = {
 }
 
 
-@pytest.mark.parametrize("path", DOCSTRINGS)
+# It exports a model, which tests/export does.
+SLOW_DOCSTRINGS = ("src/clip_hf/export/exporting.py",)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow) if path in SLOW_DOCSTRINGS else path for path in DOCSTRINGS],
+)
 def test_examples_in_docstrings(path, world, tmp_path, monkeypatch):
     module = importlib.import_module(path.removeprefix("src/").removesuffix(".py").replace("/", "."))
     names = {**docstring_names(), **vars(module)}

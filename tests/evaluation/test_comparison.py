@@ -137,7 +137,10 @@ def test_the_interval_of_a_median_rank(tmp_path):
     assert [path.name for path in comparison.save(tmp_path / "out")] == ["comparison.json", "comparison.md"]
 
 
-@pytest.mark.parametrize("headline", ["top1", "top1_top5_mean", "mean_per_class"])
+@pytest.mark.parametrize(
+    "headline",
+    ["mean_per_class", *(pytest.param(name, marks=pytest.mark.slow) for name in ("top1", "top1_top5_mean"))],
+)
 def test_intervals_with_fewer_prompts_and_of_the_gains(tmp_path, headline):
     generator, targets = np.random.default_rng(2), np.arange(300) % 5
     arrays = [

@@ -43,11 +43,11 @@ from clip_hf.evaluation import (
 )
 from clip_hf.evaluation.tasks import robustness
 from clip_hf.evaluation.tasks.zero_shot import EqualClassesWarning
-from clip_hf.export import ClipHFExportedModel, export_model
+from clip_hf.export import ClipHFExportedModel
 from clip_hf.utils.processor import read_processor
 from clip_hf.utils.wording import safe_name
 from several_processes import run_processes
-from tiny_models import as_transformers_clip, make_tiny_model
+from tiny_models import make_tiny_model
 
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220)}
@@ -289,7 +289,7 @@ def test_results_say_half_precision_and_how_images_were_read(models, data, tiny_
     assert f"holds results of {model}; those of {model} (torch, bfloat16) would mix" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_every_task_with_an_export(models, exported_folder, data, pairs, tmp_path, runtime):
     """The figures are PyTorch's but for rounding, which may swap two images."""
     arguments = ("--tasks", *LABEL_TASKS, "retrieval", "--data", data, pairs, *QUICK)
@@ -307,23 +307,19 @@ def test_every_task_with_an_export(models, exported_folder, data, pairs, tmp_pat
     assert (content["runtime"], content["model"]) == (runtime, f"{exported} ({runtime}, float32)")
 
 
-def test_a_probe_needs_features_that_the_model_gives(data, monkeypatch, tiny_processor, tmp_path, capsys):
+def test_a_probe_needs_features_that_the_model_gives(data, monkeypatch, exported_folder, tmp_path, capsys):
     """An export has those before the projection. Of a model without, the other tasks run."""
-    export_model(as_transformers_clip(make_tiny_model("vit")), tmp_path / "model", "onnx", processor=tiny_processor)
-    arguments = ("--data", data, "--output-dir", tmp_path / "out", *QUICK)
-    assert (
-        evaluate(tmp_path / "model", "--tasks", "linear_probe", "--data", data, *QUICK[:2], "--output-dir", tmp_path)
-        == 0
-    )
+    model, arguments = exported_folder("vit", "onnx"), ("--data", data, "--output-dir", tmp_path / "out", *QUICK)
+    assert evaluate(model, "--tasks", "linear_probe", "--data", data, *QUICK[:2], "--output-dir", tmp_path) == 0
 
     def refuse(self, pixel_values):
         raise ValueError("The tower gives no features before the projection.")
 
     monkeypatch.setattr(ClipHFExportedModel, "pooled_image_features", refuse)
-    assert evaluate(tmp_path / "model", "--tasks", "few_shot", "linear_probe", *arguments) == 1
+    assert evaluate(model, "--tasks", "few_shot", "linear_probe", *arguments) == 1
     assert "The task linear_probe cannot be run." in (error := capsys.readouterr().err)
     assert "gives no features before the projection" in error and not list((tmp_path / "out").glob("*.json"))
-    assert evaluate(tmp_path / "model", "--tasks", "few_shot", *arguments) == 0
+    assert evaluate(model, "--tasks", "few_shot", *arguments) == 0
 
 
 @pytest.mark.parametrize(
