@@ -58,6 +58,23 @@ def _break_stamps(packets: list[av.Packet], broken: dict[int, int] | None) -> li
     return packets
 
 
+def add_sound(path: Path, target: Path, seconds: float) -> Path:
+    """Write the film `path` again, with a silent track of so many seconds."""
+    with av.open(str(path)) as source, av.open(str(target), "w") as container:
+        video = container.add_stream_from_template(source.streams.video[0])
+        sound = container.add_stream("aac", rate=8000)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                container.mux(packet)
+        for start in range(0, round(8000 * seconds), 1024):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            samples.rate, samples.pts = 8000, start
+            container.mux(sound.encode(samples))
+        container.mux(sound.encode(None))
+    return target
+
+
 def numbered_frames(count: int, width: int = 64, height: int = 64, first: int = 0) -> list[np.ndarray]:
     """Frames that show their number as eight black and white blocks, on moving noise, so that they need each other."""
     noise = np.random.default_rng(0).integers(96, 160, (height, width * 2, 3), dtype=np.uint8)

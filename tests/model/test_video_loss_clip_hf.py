@@ -143,6 +143,8 @@ def test_processes_share_their_batch(tmp_path):
         ({"labels": torch.zeros(6)}, "of integers: one class a pair"),
         ({"target_scale": -1.0}, "`target_scale` is -1.0"),
         ({"target_scale": math.nan}, "`target_scale` is nan"),
+        ({"target_scale": "10"}, "`target_scale` is '10'; it must be a number of at least 0"),
+        ({"labels": torch.ones(6, dtype=torch.complex64)}, "integers: one class a pair"),
         ({"text_embeds": torch.zeros(6, 4)}, "both must be"),
         ({"image_embeds": torch.zeros(0, 5), "text_embeds": torch.zeros(0, 5)}, "The batch is empty"),
     ],
@@ -152,3 +154,9 @@ def test_wrong_input(change, message):
     arguments = {"image_embeds": images, "text_embeds": texts, "logit_scale": torch.tensor(1.0), "labels": LABELS}
     with pytest.raises(ValueError, match=message):
         same_label_loss(**{**arguments, **change})
+
+
+def test_labels_are_a_tensor():
+    images, texts = embeddings()
+    with pytest.raises(TypeError, match="`labels` is a list; it must be a tensor of integers"):
+        same_label_loss(images, texts, torch.tensor(1.0), labels=[0, 1, 2, 0, 1, 2])

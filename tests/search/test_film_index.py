@@ -15,12 +15,13 @@ import torch
 
 from clip_hf import ClipHFVideoModel
 from clip_hf.embedding import load_dual_encoder
-from clip_hf.model.video_reading_clip_hf import read_frames
+from clip_hf.embedding.film_frames import plan_frames
+from clip_hf.model.video_reading_clip_hf import describe_video, read_frames
 from clip_hf.search import EmbeddingIndex, FilmFrame, film_index, folder_work, open_source_index, refresh_film_index
 from clip_hf.search.index_places import OtherIndexError, locked_index
 from drawings import COLOURS, PATTERNS, draw
 from encoding_inputs import quiet
-from films import write_film
+from films import add_sound, write_film
 from tiny_models import make_tiny_model
 
 
@@ -150,6 +151,14 @@ def test_a_film_of_one_frame(refresh, tmp_path):
     film = write_film(tmp_path / "one.mp4", scene_frames(SCENES)[:1], rate=RATE)
     ((start, end, shown),) = intervals(refresh(film).index, "one.mp4")
     assert start == shown == 0 and 0 <= end <= 0.2
+
+
+def test_a_film_ends_with_its_pictures_and_not_with_its_sound(refresh, films, tmp_path):
+    film = add_sound(films / "a.mp4", tmp_path / "long.mp4", seconds=40)
+    assert describe_video(film).duration > 39
+    assert intervals(refresh(film).index, "long.mp4") == intervals(refresh(films / "a.mp4").index, "a.mp4")
+    (plan,) = plan_frames([str(film)], 1.0)  # of an evaluation
+    assert plan.end == 9
 
 
 # ------------------------------------------------------------------------------------------------------- what changes
@@ -410,7 +419,7 @@ def test_a_full_disk_names_the_index(films, encoder, tmp_path, monkeypatch):
 def test_a_film_that_changes_is_not_remembered(films, refresh, monkeypatch):
     (films / "sub" / "b.mkv").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(film_index, "_end_of", lambda *_: pytest.fail("the film has changed"))
+        patch.setattr(film_index, "film_end", lambda *_, **__: pytest.fail("the film has changed"))
         digest = film_index.digest_file
         patch.setattr(film_index, "digest_file", lambda path: (os.utime(path, (1, 1)), digest(path))[1])
         with pytest.raises(ValueError, match=r"changed while it was read; .* Run this again\."):

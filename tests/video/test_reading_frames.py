@@ -231,6 +231,7 @@ def test_segments_take_their_middle():
     assert choose(2) == [0, 0, 1, 1]
     assert choose(1) == [0, 0, 0, 0]
     assert ClipSampling(num_frames=1).choose(9) == [4]
+    assert repr(ClipSampling(np.int64(4))) == "ClipSampling(num_frames=4, num_views=1)"
 
 
 def test_views_shift_within_the_segments():

@@ -18,7 +18,7 @@ import torch
 from ..data.decoding import check_not_missing, skipped_image
 from ..data.media import VIDEOS
 from ..data.skips import SkipCounter, SkippedRow
-from ..model.video_reading_clip_hf import describe_video, frame_times, read_frames
+from ..model.video_reading_clip_hf import describe_video, end_of_frames, frame_times, read_frames
 from ..utils.processes import SharedOutcome
 from .bulk_encoding import EncodingRun, images_fingerprint
 from .dual_encoder import DualEncoder, NotFiniteError
@@ -74,11 +74,8 @@ def plan_frames(films: Sequence[Any], fps: float) -> list[FilmFrames | SkippedRo
 
 
 def _plan(film: Any, fps: float) -> FilmFrames:
-    shown, duration = frame_times(film), describe_video(film).duration
-    gap = float(np.median(np.diff(shown))) if len(shown) > 1 else 1 / fps
-    # Headers may claim less, or hours more: audio may go on, and stamps may be wrong.
-    end = float(shown[-1]) + gap
-    end = duration if duration is not None and end <= duration <= end + 1 / fps else end
+    shown = frame_times(film)
+    end = end_of_frames(shown, describe_video(film).duration, 1 / fps)
     times = np.arange(0, end, 1 / fps)
     frames = np.clip(np.searchsorted(shown, times, side="right") - 1, 0, None)
     times = times[np.append(True, frames[1:] != frames[:-1])]

@@ -5,9 +5,12 @@
 Shapes: n pairs of this process, N pairs of all processes (n where there is one), dim the width of the embeddings.
 """
 
+from numbers import Real
+
 import torch
 from torch.nn import functional as F
 
+from .checks_clip_hf import type_of
 from .loss_clip_hf import gather_with_grad
 
 
@@ -44,6 +47,7 @@ def same_label_loss(
         `torch.Tensor`, a scalar of dtype float32, or float64 for float64 embeddings.
 
     Raises:
+        TypeError: if `labels` is no tensor.
         ValueError: if the shapes do not fit together, the batch is empty, `target_scale` is negative or no number, or
             the processes' batches differ in size.
     """
@@ -91,10 +95,16 @@ def _check(images: torch.Tensor, texts: torch.Tensor, labels: torch.Tensor, targ
         )
     if len(images) == 0:
         raise ValueError("The batch is empty; the loss needs at least one pair.")
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
+    if not isinstance(labels, torch.Tensor):
+        raise TypeError(
+            f"`labels` is {type_of(labels)}; it must be a tensor of integers, such as `torch.tensor([0, 1])`."
+        )
+    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"`labels` has the shape {tuple(labels.shape)} and dtype {labels.dtype}; it must be {(len(images),)} of "
             "integers: one class a pair."
         )
-    if not target_scale >= 0:
-        raise ValueError(f"`target_scale` is {target_scale}; it must be at least 0 (the paper's code: 10).")
+    if not isinstance(target_scale, Real) or not target_scale >= 0:
+        raise ValueError(
+            f"`target_scale` is {target_scale!r}; it must be a number of at least 0 (the paper's code: 10)."
+        )

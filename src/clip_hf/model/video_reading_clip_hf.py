@@ -9,7 +9,7 @@ key frame before a wanted time where that is cheaper than decoding on, and gives
 import itertools
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -31,8 +31,8 @@ from .video_opening_clip_hf import (
 
 # Codecs of which each packet is one shown frame, so that the times need no decoding.
 _ONE_FRAME_A_PACKET = frozenset("h264 hevc vp9 av1 mjpeg png ffv1 prores dnxhd rawvideo".split())
-# Decoding on for this many frames costs about as much as a jump: the threads' frames are thrown away. From 320 to 1,280
-# pixels of width it was 15 of H.264, on two cores.
+# Decoding on for this many frames costs about as much as a jump: the threads' frames are thrown away. For H.264 of 320
+# to 1,280 pixels of width it was 15, on two cores.
 _FRAMES_A_JUMP_COSTS = 15
 _MAX_REORDERED = 16  # frames that one may be decoded before it is shown
 _USUAL_KEY_GAP = Fraction(10)  # seconds between key frames, where the film has not shown it
@@ -52,24 +52,50 @@ def describe_video(video: Any, *, limits: VideoLimits = DEFAULT_VIDEO_LIMITS) ->
         first = next(film.frames(), None)
         if first is None:
             raise film.without_frames()
-        stream, container = film.stream, film.container
+        stream = film.stream
         orientation = _find_orientation(first[1])
         width, height = _shown_size(film, first[1])
         if orientation.swaps:
             width, height = height, width
-        duration = container.duration * Fraction(1, 1_000_000) if container.duration else None
-        if duration is None and stream.duration:
-            duration = stream.duration * stream.time_base
         return VideoDescription(
-            duration=None if duration is None else float(duration),
+            duration=_claimed_duration(film),
             width=width,
             height=height,
             frame_rate=float(stream.average_rate) if stream.average_rate else None,
             num_frames=stream.frames or None,
             codec=stream.codec_context.codec.canonical_name,
-            container=container.format.name,
+            container=film.container.format.name,
             rotation=orientation.degrees,
         )
+
+
+def _claimed_duration(film: Film) -> float | None:
+    """Seconds from the header: of the longest stream, where it knows, be that of sound."""
+    if film.container.duration:
+        return film.container.duration / 1_000_000
+    return float(film.stream.duration * film.stream.time_base) if film.stream.duration else None
+
+
+def film_end(video: Any, *, slack: float, limits: VideoLimits = DEFAULT_VIDEO_LIMITS) -> float:
+    """When the last frame of a film goes, in seconds; see [`end_of_frames`] and, of the film, [`read_frames`]."""
+    with open_film(video, limits) as film:
+        return end_of_frames([float(time) for time in _list_times(film)], _claimed_duration(film), slack)
+
+
+def end_of_frames(times: Sequence[float] | np.ndarray, claimed: float | None, slack: float) -> float:
+    """When the last frame goes: its time and the usual gap, or the end that the header claims, if it is near.
+
+    Headers may claim less, or hours more: sound or subtitles may go on, and a stamp may be wrong.
+
+    Args:
+        times (`Sequence[float]`): Of all frames, in seconds.
+        claimed (`float`, *optional*): Seconds that the header claims.
+        slack (`float`): How much later than the last frame that may be, in seconds; the most that an only frame lasts.
+    """
+    if len(times) == 1:
+        return float(times[0]) + (slack if claimed is None else min(max(claimed - times[0], 0.0), slack))
+    end = float(times[-1] + np.median(np.diff(times)))
+    return claimed if claimed is not None and end <= claimed <= end + slack else end
 
 
 def frame_times(video: Any, *, limits: VideoLimits = DEFAULT_VIDEO_LIMITS) -> np.ndarray:
@@ -339,9 +365,10 @@ class ClipSampling:
     num_views: int = 1
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        for name, value in list(vars(self).items()):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"`{name}` is {value!r}; it must be an integer of at least 1.")
+            object.__setattr__(self, name, int(value))
 
     def choose(
         self, total: int, *, generator: np.random.Generator | None = None, view: int | None = None

@@ -36,7 +36,7 @@ from ..embedding.dual_encoder import DualEncoder, NotFiniteError
 from ..embedding.encoding_ahead import run_ahead
 from ..embedding.encoding_options import EncodingOptions
 from ..model.video_opening_clip_hf import UnreadableVideo, VideoLimits
-from ..model.video_reading_clip_hf import describe_video, read_frames
+from ..model.video_reading_clip_hf import film_end, read_frames
 from ..utils.fingerprints import package_version
 from ..utils.wording import counted
 from .embedding_index import EmbeddingIndex
@@ -286,7 +286,7 @@ class _FilmWork(FolderWork):
                 last = yield from self._look_at(film, path)
                 if FileState.of(path, film.state.name) != film.state:
                     raise UnreadableVideo("file changed", "it changed while it was read; the next run reads it.")
-                yield _End(film, _end_of(path, last, self.limits))
+                yield _End(film, max(last, film_end(path, slack=1 / self.rate, limits=self.limits)))
             except (OSError, UnreadableVideo) as error:
                 yield self._failure(film, error)
 
@@ -483,12 +483,6 @@ def _read_rows(index: EmbeddingIndex) -> dict[str, _Known]:
         known.ids.append(id_)
         known.until, known.is_whole = max(known.until, end), known.is_whole or is_last
     return found
-
-
-def _end_of(path: Path, last: float, limits: VideoLimits) -> float:
-    """When a film ends, in seconds: as its header says unless that cannot be."""
-    duration = describe_video(path, limits=limits).duration
-    return max(last, duration) if duration is not None and duration <= limits.max_seconds else last
 
 
 FILMS = FolderKind("films", "moments", "film", VIDEOS, FILM_SCHEMA, _FilmWork, FilmRefresh)
