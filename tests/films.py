@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Small films for tests, written by PyAV, and films whose pictures say their own number."""
 
+import io
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -73,6 +74,33 @@ def add_sound(path: Path, target: Path, seconds: float) -> Path:
             container.mux(sound.encode(samples))
         container.mux(sound.encode(None))
     return target
+
+
+def animated_picture(kind: str) -> bytes:
+    """The file of an animated picture: two red frames and two blue ones."""
+    colours = [Image.new("RGB", (64, 64), colour) for colour in ("red", "red", "blue", "blue")]
+    for place, image in enumerate(colours):
+        image.putpixel((place, 0), (0, 255, 0))  # so that no equal neighbours are joined
+    file = io.BytesIO()
+    colours[0].save(file, kind, save_all=True, append_images=colours[1:], duration=200)
+    return file.getvalue()
+
+
+def joined_stream(folder: Path) -> Path:
+    """Two transport streams joined byte by byte: a red film of 40 seconds, and a blue one of the same times."""
+    parts = [
+        write_film(
+            folder / f"{name}.ts",
+            [np.full((64, 64, 3), colour, np.uint8)] * 400,
+            rate=10,
+            codec="libx264",
+            options={"g": "10", "bf": "0", "preset": "ultrafast"},
+        )
+        for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255)))
+    ]
+    path = folder / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
 
 
 def numbered_frames(count: int, width: int = 64, height: int = 64, first: int = 0) -> list[np.ndarray]:

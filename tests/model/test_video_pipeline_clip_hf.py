@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Zero-shot classification of films: the scores by hand, every kind of model, and bad input."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from clip_hf import (
     build_text_classifier,
     load_prompt_set,
 )
+from clip_hf.embedding import VideoEncoder, load_dual_encoder
 from clip_hf.model.video_opening_clip_hf import VideoLimits
 from clip_hf.model.video_reading_clip_hf import ClipSampling, read_clip
-from films import numbered_frames, write_film
+from films import animated_picture, numbered_frames, write_film
 from tiny_models import as_transformers_clip, make_tiny_model
 
 
@@ -97,6 +99,21 @@ def test_the_default_prompts_are_actionclips(pipe, films):
     labels = LABELS[:2]
     assert pipe(films[0], labels) == pipe(films[0], labels, hypothesis_template=prompts)
     assert pipe(films[0], labels) != pipe(films[0], labels, hypothesis_template="a photo of {}")
+
+
+def test_an_animated_gif_is_a_film_for_pipeline_and_encoder(pipe, tiny_processor, tmp_path):
+    data = animated_picture("GIF")
+    (tmp_path / "a.gif").write_bytes(data)
+    expected = pipe(read_clip(data, ClipSampling(4)), LABELS)
+    encoder = VideoEncoder(load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor), ClipSampling(2))
+    features = encoder.encode_images([read_clip(data, ClipSampling(4))])
+    for make in (lambda: tmp_path / "a.gif", lambda: data, lambda: {"bytes": data}, lambda: io.BytesIO(data)):
+        assert pipe(make(), LABELS) == expected
+        torch.testing.assert_close(encoder.encode_images([make()]), features)
+        assert not encoder.prepare([make()])["is_picture"].item()
+    for give in (lambda film: pipe(film, LABELS), lambda film: encoder.prepare([film])):
+        with pytest.raises(ValueError, match="animated WEBP picture"):
+            give(animated_picture("WEBP"))
 
 
 def test_films_in_every_form(pipe, films):

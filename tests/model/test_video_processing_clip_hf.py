@@ -15,7 +15,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor, ClipHFVideoProcessor, UnreadableImage
 from clip_hf.model.video_opening_clip_hf import UnreadableVideo, VideoLimits
 from clip_hf.model.video_reading_clip_hf import ClipSampling, read_clip
-from films import numbered_frames, read_number, write_film
+from films import animated_picture, numbered_frames, read_number, write_film
 from tiny_models import IMAGE_SIZE
 
 
@@ -74,6 +74,32 @@ def test_films_in_every_form(video_processor, film):
     assert torch.equal(several, expected.expand(3, -1, -1, -1, -1))
     still = video_processor(frames[7], return_tensors="pt").pixel_values
     assert torch.equal(still, expected[:, 1:2])  # a picture is a clip of one frame
+
+
+def forms_of(data, path):
+    """Bytes as a path, as they are, in a mapping, and as open files."""
+    path.write_bytes(data)
+    forms = [path, str(path), data, bytearray(data), {"path": None, "bytes": data}, {"path": str(path)}]
+    return [*forms, io.BytesIO(data)]
+
+
+def test_an_animated_gif_is_a_film_and_a_still_one_a_picture(video_processor, tmp_path):
+    data = animated_picture("GIF")
+    for form in forms_of(data, tmp_path / "a.gif"):
+        red, _, _, blue = video_processor(form, return_tensors="pt").pixel_values[0]
+        assert red[0].mean() > 1 > 0 > red[2].mean() and blue[2].mean() > 1 > 0 > blue[0].mean()
+    still = io.BytesIO()
+    Image.open(io.BytesIO(data)).convert("RGB").save(still, "GIF")
+    for form in forms_of(still.getvalue(), tmp_path / "still.gif"):
+        pixels = video_processor(form, num_views=2, return_tensors="pt").pixel_values
+        assert pixels.shape[:2] == (2, 1) and torch.equal(pixels[0], pixels[1])
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "PNG"])
+def test_other_animated_pictures_are_refused(video_processor, tmp_path, kind):
+    for form in forms_of(animated_picture(kind), tmp_path / f"a.{kind.lower()}"):
+        with pytest.raises(UnreadableVideo, match=f"animated {kind} picture.*convert it to a film"):
+            video_processor(form)
 
 
 def test_options_of_a_call(video_processor, film):

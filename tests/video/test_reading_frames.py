@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from clip_hf.model import video_reading_clip_hf as reading
+from clip_hf.model.video_opening_clip_hf import open_film
 from clip_hf.video import (
     ClipSampling,
     UnreadableVideo,
@@ -22,7 +23,7 @@ from clip_hf.video import (
     read_clip,
     read_frames,
 )
-from films import numbered_frames, read_number, write_film
+from films import joined_stream, numbered_frames, read_number, write_film
 
 
 COUNT = 120
@@ -203,6 +204,48 @@ def test_times_that_go_back_are_left_out_everywhere(tmp_path, caplog):
     assert [read_number(image) for image in read_clip(path, ClipSampling(4))] == [9, 29, 49, 139]
     keys = [time for time, _ in read_frames(path, key_frames=True)]
     assert keys == sorted(keys) and min(keys) >= 0
+
+
+def test_a_joined_stream_is_never_jumped_in(tmp_path, caplog):
+    path = joined_stream(tmp_path)
+    linear = list(read_frames(path, fps=1))
+    assert len(linear) == 40 and all(image.getpixel((9, 9))[0] > 200 for _, image in linear)
+    caplog.clear()
+    for times in ([30], [30, 3], [38, 2, 21, 39]):
+        assert list(read_frames(path, times=times)) == [linear[time] for time in times]
+    assert "truncated" not in caplog.text
+
+
+def test_an_even_transport_stream_is_jumped_in(tmp_path, monkeypatch):
+    path = write_film(tmp_path / "a.ts", numbered_frames(250) * 4, codec="libx264", options={"g": "25"})
+    decoded = []
+    decode = reading.Film._decode
+    monkeypatch.setattr(reading.Film, "_decode", lambda self, *given: decoded.append(0) or decode(self, *given))
+    assert [read_number(image) for _, image in read_frames(path, times=[38, 18.4])] == [200, 210]
+    assert len(decoded) < 250
+
+
+def test_what_is_left_out_is_counted_once(tmp_path, caplog):
+    path = joined_stream(tmp_path)
+    warnings = []
+    for choice in ({}, {"times": [39.9, 3, 39.9, 1, 39.9]}, {"times": [39.9] * 3}):
+        caplog.clear()
+        list(read_frames(path, **choice))
+        warnings.append(caplog.text.count("400 frames are left out"))
+        assert caplog.text.count("left out") == 1
+    assert warnings == [1, 1, 1]
+    wrong = write_film(
+        tmp_path / "a.mkv", numbered_frames(50), codec="mjpeg", pix_fmt="yuvj420p", broken={30: 25 * 3000}
+    )
+    caplog.clear()
+    list(read_frames(wrong, times=[1.9, 0.2, 1.9, 0.2, 1.9]))
+    assert "1 frames are left out" in caplog.text
+    with open_film(path) as film:
+        for _ in film.ordered_frames():
+            pass
+        assert not film.can_jump
+        film.rewind()
+        assert not film.can_jump and film.counts.total() == 0
 
 
 @pytest.mark.parametrize("place", [30, 95])

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.image_reading_clip_hf import ImageLimits
-from ..model.video_opening_clip_hf import is_video
+from ..model.video_processing_clip_hf import is_picture
 from ..model.video_reading_clip_hf import ClipSampling, read_clip
 from ..utils.fingerprints import package_version
 from .dual_encoder import DualEncoder
@@ -31,7 +31,8 @@ class VideoEncoder(DualEncoder):
     - A view is `clip.num_frames` frames in equal steps. Their features are L2-normalised and averaged (ActionCLIP's
       meanP); a [`ClipHFVideoModel`] with another temporal head combines them itself.
     - The views' L2-normalised features are averaged.
-    - A picture is a clip of one frame: its features are those of [`~VideoEncoder.of_pictures`].
+    - A picture is a clip of one frame: its features are those of [`~VideoEncoder.of_pictures`]. An animated GIF is a
+      film.
     - Texts, precision, device and options of images are those of the encoder inside, `encoder.inner`.
 
     Features before the projection are the averages of the frames' features, not normalised. A temporal head comes
@@ -150,8 +151,8 @@ class VideoEncoder(DualEncoder):
         """
         images: list[Any] = []  # the different ones
         places: list[int] = []  # of each frame among them
-        is_picture = [not (_is_frames(film) or is_video(film)) for film in films]
-        for film, is_single in zip(films, is_picture):
+        are_pictures = [is_picture(film) for film in films]
+        for film, is_single in zip(films, are_pictures):
             own: dict[int, int] = {}
             for frame in [film] * self.images_per_item if is_single else read_clip(film, self.clip):
                 if id(frame) not in own:
@@ -164,7 +165,7 @@ class VideoEncoder(DualEncoder):
             name: (value if is_whole else value[index]).unflatten(0, (len(films), self.images_per_item))
             for name, value in inputs.items()
         }
-        return {**clips, "is_picture": torch.tensor(is_picture)}
+        return {**clips, "is_picture": torch.tensor(are_pictures)}
 
     def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
         is_picture = inputs["is_picture"]
@@ -222,10 +223,6 @@ def for_pictures(image_processor: Any) -> Any:
         return image_processor
     options = {name: value for name, value in image_processor.to_dict().items() if name != "num_frames"}
     return ClipHFImageProcessor.from_dict(options)
-
-
-def _is_frames(film: Any) -> bool:
-    return isinstance(film, list | tuple) or getattr(film, "ndim", 0) == 4
 
 
 def _average_directions(features: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ _DEMUXERS = (
 )
 _UNSTAMPED = ("mpeg", "mpegvideo", "h264", "hevc", "m4v", "obu", "vc1", "mjpeg")
 _REORDERED = ("h264", "hevc", "vvc")  # AVI has no time stamps of frames, and FFmpeg cannot tell the order of these
+_JOINABLE = ("mpeg", "mpegts")  # formats of which several files, joined byte by byte, are one
 _BUFFER = 2**17  # bytes that FFmpeg asks for at a time
 _MAX_STRAY_FRAMES = 10  # frames with a broken time stamp that a film may have
 _LARGEST = sys.float_info.max
@@ -285,8 +287,9 @@ class Film:
         self._av = _import_av()
         self._scaler = self._av.video.reformatter.VideoReformatter()
         self._file, self.name, self.limits = _WatchedFile(file), name, limits
-        self.num_damaged = self.num_stray = self.num_disordered = self.num_unstamped = 0
-        self.container = self._last_stamp = None
+        self.counts: Counter[str] = Counter()  # of this pass: "damaged", "stray", "disordered", "unstamped"
+        self._earlier: Counter[str] = Counter()  # the most of any pass before it
+        self.container = self._last_stamp = self._goes_back = None
         self._is_over = False
         self.rewind()
 
@@ -298,6 +301,8 @@ class Film:
     def rewind(self) -> None:
         """Open the container anew, so that reading starts at its first packet exactly as it did at first."""
         self.close()
+        self._earlier |= self.counts
+        self.counts.clear()
         with self._reading():
             size = self._file.seek(0, os.SEEK_END)
             self._file.seek(0)
@@ -380,12 +385,31 @@ class Film:
         """Whether a frame's time is the same wherever reading began."""
         # In MPEG program streams few frames have a stamp of their own; the others' follow from those before them.
         # Where times go back, as in streams that were joined, a jump may land at the same time in another part.
-        is_even = self.has_stamps and not self.num_unstamped and not self.num_disordered
+        found = self._earlier | self.counts
+        is_even = self.has_stamps and not found["unstamped"] and not found["disordered"] and not self._goes_back
         return is_even and self.container.format.name not in _UNSTAMPED
 
+    def goes_back(self) -> bool:
+        """Whether decoding times go back or repeat, as where films were joined byte by byte. The place is given up."""
+        if self._goes_back is None:
+            self._goes_back, last = False, None
+            if self.container.format.name in _JOINABLE:
+                self.rewind()
+                for packet in self.packets():
+                    if packet.dts is not None:
+                        self._goes_back = last is not None and packet.dts <= last
+                        last = packet.dts
+                    if self._goes_back:
+                        break
+                self.rewind()
+        return self._goes_back
+
     def seek(self, time: Fraction) -> bool:
-        """Go to a key frame before `time`, or near it: the frames that come show where. False if it fails."""
-        if not self.can_jump:
+        """Go to a key frame before `time`, or near it: the frames that come show where.
+
+        False if it fails; the film then stands anywhere.
+        """
+        if not self.can_jump or self.goes_back():
             return False
         try:
             self.container.seek(self.to_stamp(time), stream=self.stream, backward=True)
@@ -403,11 +427,12 @@ class Film:
 
     def report(self) -> None:
         """Warn of what was left out."""
-        if self.num_damaged:
-            _logger.warning("%s: %d packets could not be read or decoded.", self.name, self.num_damaged)
-        if self.num_disordered:
+        found = self._earlier | self.counts
+        if found["damaged"]:
+            _logger.warning("%s: %d packets could not be read or decoded.", self.name, found["damaged"])
+        if found["disordered"]:
             _logger.warning(
-                "%s: %d frames are left out, their times are negative or out of order.", self.name, self.num_disordered
+                "%s: %d frames are left out, their times are negative or out of order.", self.name, found["disordered"]
             )
         duration, unit = self.stream.duration, self.stream.time_base
         if self._is_over and self._last_stamp is not None and duration:
@@ -428,7 +453,7 @@ class Film:
                 try:
                     packet = next(packets, None)
                 except self._av.error.FFmpegError:
-                    self.num_damaged += 1
+                    self.counts["damaged"] += 1
                     packet = None
             if packet is None:
                 self._is_over = True
@@ -458,7 +483,7 @@ class Film:
                 yield held
                 before = held[0]
             elif held is not None:
-                self.num_disordered += 1
+                self.counts["disordered"] += 1
                 if item[0] == held[0] or (before is not None and item[0] <= before):
                     continue
             held = item
@@ -482,7 +507,7 @@ class Film:
                     yield time, frame
                     last = time
                 else:
-                    self.num_disordered += 1
+                    self.counts["disordered"] += 1
             context.flush_buffers()
 
     def _decode(self, packet: Any, clock: "_Clock") -> Iterator[tuple[Fraction, Any]]:
@@ -496,7 +521,7 @@ class Film:
             self.limits.check_pixels(frame.width, frame.height)
             time = clock.time(frame)
             if time is None or time < 0:
-                self.num_disordered += 1
+                self.counts["disordered"] += 1
             elif time > self.limits.max_seconds:
                 self._note_stray(time)
             else:
@@ -512,7 +537,8 @@ class Film:
 
     def without_frames(self) -> UnreadableVideo:
         """The error of a film that gives no frame at all."""
-        damaged = f" ({self.num_damaged} packets cannot be decoded)" if self.num_damaged else ""
+        count = (self._earlier | self.counts)["damaged"]
+        damaged = f" ({count} packets cannot be decoded)" if count else ""
         return UnreadableVideo(
             "no frames", f"{self.name}: its video stream has no frame that can be decoded{damaged}."
         )
@@ -520,11 +546,11 @@ class Film:
     def _note_damage(self, error: Exception) -> None:
         if isinstance(error, (self._av.error.DecoderNotFoundError, self._av.error.MemoryError)):
             raise UnreadableVideo("codec not supported", f"{self.name}: {_reason(error)}.") from error
-        self.num_damaged += 1
+        self.counts["damaged"] += 1
 
     def _note_stray(self, time: Fraction) -> None:
-        self.num_stray += 1
-        if self.num_stray > _MAX_STRAY_FRAMES:
+        self.counts["stray"] += 1
+        if self.counts["stray"] > _MAX_STRAY_FRAMES:
             raise UnreadableVideo(
                 "video too long",
                 f"{self.name}: it has frames at second {float(time):,.0f}, later than the "
@@ -567,7 +593,7 @@ class _Clock:
             self._last_pts = pts
         elif dts is not None:
             self._last_pts = dts
-        self._film.num_unstamped += pts is None
+        self._film.counts["unstamped"] += pts is None
         stamp = pts if pts is not None and (self._faulty_pts <= self._faulty_dts or dts is None) else dts
         if stamp is not None:
             self._last = self._film.to_time(stamp)

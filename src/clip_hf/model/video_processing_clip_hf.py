@@ -5,8 +5,7 @@
 import io
 import os
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,9 +15,20 @@ from transformers.processing_utils import Unpack
 
 from .checks_clip_hf import type_of
 from .image_processing_clip_hf import ClipHFImageProcessor, ClipHFImageProcessorKwargs, to_batch
-from .image_reading_clip_hf import IMAGE_ENDINGS, IMAGE_FORMATS, ImageLimits, UnreadableImage
+from .image_reading_clip_hf import (
+    DEFAULT_LIMITS,
+    IMAGE_ENDINGS,
+    IMAGE_FORMATS,
+    IMAGE_SIGNATURES,
+    ImageLimits,
+    UnreadableImage,
+    open_regular,
+)
 from .video_opening_clip_hf import DEFAULT_VIDEO_LIMITS, UnreadableVideo, VideoLimits, is_video
 from .video_reading_clip_hf import ClipSampling, read_clip
+
+
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # the pages of other formats are pictures of their own
 
 
 class ClipHFVideoProcessorKwargs(ClipHFImageProcessorKwargs, total=False):
@@ -85,7 +95,8 @@ class ClipHFVideoProcessor(ClipHFImageProcessor):
             images: A film, a list of films, or a batch of clips as an array (batch, frames, height, width, 3). A film
                 is a path, the bytes of a file, an open file or an undecoded film of `datasets` (`{"path", "bytes"}`);
                 or its frames: a list of PIL images or arrays (height, width, 3), or an array (frames, height, width,
-                3), uint8. A picture alone, or the path or bytes of one, is a clip of one frame.
+                3), uint8. A picture alone, or the path, the bytes or the open file of one, is a clip of one frame;
+                an animated GIF is a film.
             image_limits ([`ImageLimits`], *optional*): As in [`ClipHFImageProcessor`].
             video_limits ([`VideoLimits`], *optional*): Limits on reading a film. Not part of the configuration, so
                 that no repo can raise them.
@@ -113,11 +124,13 @@ class ClipHFVideoProcessor(ClipHFImageProcessor):
         clips: list[np.ndarray] = []
         for index, film in enumerate(films):  # one at a time, because the frames of a film take much memory
             try:
-                if is_picture(film):
-                    frames = [film] * num_views
+                is_still = is_picture(film)
+                if is_still:
+                    frames = [film]
                 else:
                     frames = read_clip(film, sampling, limits=video_limits) if do_sample_frames else _all_frames(film)
                 pixels = super().preprocess(frames, image_limits, **options, return_tensors="np")["pixel_values"]
+                pixels = pixels.repeat(num_views, axis=0) if is_still else pixels
             except (ValueError, TypeError) as error:
                 raise _numbered(error, index, film, len(films)) from error
             # (views * frames, 3, height, width) -> one array a view
@@ -152,18 +165,47 @@ def split_films(films: Any) -> list[Any]:
 
 
 def is_picture(film: Any) -> bool:
-    """Whether a value stands for a single picture, as an image, a file or its bytes: a clip of one frame."""
+    """Whether a value stands for a single picture, as an image, a file or its bytes: a clip of one frame.
+
+    An animated picture is a film.
+
+    Raises:
+        UnreadableVideo: if FFmpeg decodes no animated pictures of its format.
+    """
     if isinstance(film, Mapping):
         film = film.get("path") if film.get("bytes") is None else film["bytes"]
+    is_path, is_data = isinstance(film, str | os.PathLike), isinstance(film, bytes | bytearray | memoryview)
     if is_video(film):
         return False
-    if isinstance(film, str | os.PathLike):  # other text is an address, or a picture in base64
-        ending = os.path.splitext(os.fspath(film))[1][1:].lower()
-        return ending in IMAGE_ENDINGS or (isinstance(film, str) and not os.path.exists(film))
-    if isinstance(film, bytes):
-        with suppress(Exception), Image.open(io.BytesIO(film), formats=IMAGE_FORMATS):
-            return True
-    return _is_frame(film)
+    if not (is_path or is_data or hasattr(film, "read")):
+        return isinstance(film, Image.Image) or getattr(film, "ndim", 4) <= 3
+    try:
+        moving = _find_animation(io.BytesIO(film) if is_data else film)
+    except Exception:  # not a picture, or one that its reader can tell more about
+        if is_path:  # other text is an address, or a picture in base64
+            ending = os.path.splitext(os.fspath(film))[1][1:].lower()
+            return ending in IMAGE_ENDINGS or (isinstance(film, str) and not os.path.exists(film))
+        return is_data and bytes(film[:8]).startswith(IMAGE_SIGNATURES)
+    if moving not in (None, "GIF"):
+        raise UnreadableVideo(
+            "animated picture",
+            f"it is an animated {moving} picture, of which FFmpeg decodes no frames: convert it to a film or an "
+            "animated GIF, or give its frames as a list of images.",
+        )
+    return moving is None
+
+
+def _find_animation(source: str | os.PathLike | BinaryIO) -> str | None:
+    """The format of an animated picture; None if it is a still. What is no picture raises any exception."""
+    if isinstance(source, str | os.PathLike):
+        with open_regular(os.fspath(source), DEFAULT_LIMITS) as file:
+            return _find_animation(file)
+    place = source.tell()
+    try:
+        with Image.open(source, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN]) as image:
+            return image.format if image.format in _ANIMATED and image.is_animated else None
+    finally:
+        source.seek(place)
 
 
 def _to_numpy(value: Any) -> Any:

@@ -149,7 +149,7 @@ def _list_packet_times(film: Film) -> list[Fraction] | None:
             times.append(film.to_time(packet.pts))
         if packet.dts is not None:
             decoding.append(packet.dts * packet.time_base - film.start)
-    if film.num_damaged or not times or not _is_one_stream(times, decoding):
+    if film.counts["damaged"] or not times or not _is_one_stream(times, decoding):
         return None
     times.sort()
     return None if times[0] < 0 or times[-1] > film.limits.max_seconds else times

@@ -90,6 +90,12 @@ def cut_clip(
                 f"{film.name}: AVI does not say in which order frames of {description.codec} are shown, so they "
                 "cannot be copied: encode the part anew.",
             )
+        if film.goes_back():
+            raise UnreadableVideo(
+                "cut failed",
+                f"{film.name}: its times go back, so films were joined byte by byte, and a second names several "
+                "places: join them with `ffmpeg -f concat`, or encode the film anew, and cut that.",
+            )
         first = _find_key_frame(film, Fraction(float(start)))
         if first >= end:
             raise ValueError(f"`end` is {end:g}, but the first key frame of {film.name} is at {float(first):.3f}.")
