@@ -31,8 +31,8 @@ from .video_opening_clip_hf import (
 
 # Codecs of which each packet is one shown frame, so that the times need no decoding.
 _ONE_FRAME_A_PACKET = frozenset("h264 hevc vp9 av1 mjpeg png ffv1 prores dnxhd rawvideo".split())
-# Decoding on for this many frames costs about as much as a jump: the threads' frames are thrown away. From 320 to 1,280
-# pixels of width it was 15 of H.264, on two cores.
+# Decoding on for this many frames costs about as much as a jump: the threads' frames are thrown away. From 320 to
+# 1,280 pixels of width it was 15 of H.264, on two cores.
 _FRAMES_A_JUMP_COSTS = 15
 _MAX_REORDERED = 16  # frames that one may be decoded before it is shown
 _USUAL_KEY_GAP = Fraction(10)  # seconds between key frames, where the film has not shown it
