@@ -133,8 +133,7 @@ class ParquetRanges(_RowRanges):
             file = pq.ParquetFile(opened, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
             if file.metadata.num_rows != self.num_rows:
                 raise ValueError(f"{self.path} has changed: it had {self.num_rows:,} rows. Run this again.")
-            features = datasets.Features.from_arrow_schema(file.schema_arrow)
-            self.label = class_label(features.get(self.columns.caption_column))
+            self.label = _label_of(file.schema_arrow, self.columns.caption_column)
             wanted = [name for name in self.columns.roles if name in file.schema_arrow.names]
             groups = list(range(self._group_of(begin), len(self.starts)))
             for batch in file.iter_batches(ROWS_PER_READ, row_groups=groups, columns=wanted) if groups else ():
@@ -151,3 +150,11 @@ class ParquetRanges(_RowRanges):
         elif isinstance(image, dict) and image.get("bytes") is None:
             row[self.columns.image_column] = {**image, "path": self.locate(image.get("path"))}
         return row
+
+
+def _label_of(schema: pa.Schema, column: str) -> datasets.ClassLabel | None:
+    """The `ClassLabel` that the metadata of `datasets` declare for a column of numbers, or of lists of them."""
+    kind = schema.field(column).type if column in schema.names else pa.null()
+    kind = getattr(kind, "value_type", kind)
+    is_number = pa.types.is_integer(kind)
+    return class_label(datasets.Features.from_arrow_schema(schema)[column]) if is_number else None

@@ -67,10 +67,12 @@ def class_label(feature: Any) -> datasets.ClassLabel | None:
 
 
 def class_texts(value: Any, label: datasets.ClassLabel) -> Any:
-    """The name of a class for its number, or each number of a list; None for what is no class's, such as -1."""
+    """The name of a class for its number, or for each of a list; None for a number that is no class's, such as -1."""
     if isinstance(value, list):
         return [class_texts(number, label) for number in value]
-    return readable_name(label.names[value]) if value is not None and 0 <= value < label.num_classes else None
+    if not isinstance(value, int):
+        return value
+    return readable_name(label.names[value]) if 0 <= value < label.num_classes else None
 
 
 def with_class_names(data: Any, columns: Sequence[str]) -> Any:

@@ -223,11 +223,10 @@ def create_model_card(
     generated = {key: value for key, value in card.data.to_dict().items() if key != "model-index"}
     if details.eval_results:
         generated["model_name"] = card.data.model_name
+    example = (details.example_image or _IMAGE, *details.example_labels)
     unknown = {
         "title": not on_hub and details.title is None,
-        "usage": not (on_hub or prompts)
-        and details.example_image in (None, _IMAGE)
-        and details.example_labels == list(_LABELS),
+        "usage": not on_hub and not prompts and example == (_IMAGE, *_LABELS),
         "preprocessing": details.image_processor is None,
         "training": training == NO_TRAINING,
         "limitations": training == NO_TRAINING and not details.openai_weights,

@@ -147,8 +147,8 @@ class Checkpoints:
             accelerator (`Accelerator`): The accelerator of this process; the number of processes may differ from that
                 of the checkpoint.
             which (`str` or `os.PathLike`, *optional*, defaults to `"latest"`): `"latest"` is the newest complete one;
-                damaged ones are passed over with a warning. Otherwise a checkpoint's path, or, where nothing is there, its
-                name in this folder.
+                damaged ones are passed over with a warning. Otherwise a checkpoint's path, or, if there is none,
+                its name in this folder.
             trusted (`bool`, *optional*, defaults to `False`): Whether to read DeepSpeed's files and FSDP's shards,
                 which can run programs: only for checkpoints that you wrote.
 
