@@ -78,12 +78,12 @@ def test_zero_shot_classification_of_films(encoder, folder):
     options = ZeroShotOptions(encoding=quiet(), resamples=20)
     result = evaluate_zero_shot(encoder, folder / "actions", options)
     files = sorted((folder / "actions" / "test").glob("*/*.mp4"))
-    scores = encoder.encode_images(files).numpy() @ class_embeddings(encoder, result.class_names, "simple").T
+    scores = encoder.encode_images(files).numpy() @ class_embeddings(encoder, result.class_names, "actionclip").T
     assert result.class_names == [name.replace("_", " ") for name in CLASSES]
     assert result.predictions.tolist() == scores.argmax(axis=1).tolist()
     assert result.targets.tolist() == [0, 0, 1, 1, 2, 2]
     assert result.image_options == {"num_frames": 3, "num_views": 2}
-    assert "num_frames 3, num_views 2" in result.table()
+    assert "Films were read with num_frames 3, num_views 2." in result.table() and result.num_prompts == 16
 
 
 def test_probabilities_can_be_averaged_over_prompts(encoder, folder):

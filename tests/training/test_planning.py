@@ -15,6 +15,7 @@ from clip_hf.training import (
     cosine_schedule,
     describe_plan,
     fit_batch_size,
+    planning,
 )
 from clip_hf.training.planning import check_plan, num_steps_of
 from clip_hf.utils.wording import counted
@@ -73,6 +74,21 @@ def test_what_is_about_to_be_done():
     assert said.startswith("Fine-tuning me/first (ResNet, ") and "a stream of pairs from a, b." in said
     assert "Held out: none, so nothing is evaluated: give `eval_dataset` or `eval_share`." in said
     assert "Plan: 40 steps of 128 pairs; learning rate up to 0.0005 after 4 steps of warm-up. Results: runs/x." in said
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        (("train", "val"), "`eval_split`, a part of the data (--eval_split val), "),
+        (("train", "dev", "more"), "`eval_split`, a part of the data (--eval_split dev or --eval_split more), "),
+        (("train",), ""),
+        ((), ""),
+    ],
+)
+def test_parts_that_could_be_held_out_are_named(parts, named, monkeypatch):
+    monkeypatch.setattr(planning, "split_names", lambda source, media: parts)
+    said = describe_plan(TrainingOptions(dataset=["a"]), make_tiny_model("resnet"), 40, 100, None)
+    assert f"Held out: none, so nothing is evaluated: give {named}`eval_dataset` or `eval_share`." in said
 
 
 @pytest.mark.parametrize(

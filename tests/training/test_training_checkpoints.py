@@ -153,6 +153,17 @@ def test_the_newest_stay(training, checkpoints):
         Checkpoints(checkpoints.folder, keep=0)
 
 
+def test_a_path_is_taken_as_it_is_and_only_a_name_is_looked_for_here(training, checkpoints, monkeypatch):
+    path = training.save(checkpoints, 3)
+    monkeypatch.chdir(path.parents[1])
+    relative = path.relative_to(path.parents[1])
+    for named in (path.name, relative, str(relative), f"./{relative}", path):
+        assert checkpoints.restore(training.accelerator, named).path == path
+    gone = relative.with_name("step_00000009")
+    with pytest.raises(OSError, match=f"^The checkpoint {gone} cannot be used: .* there are: step_00000003"):
+        checkpoints.restore(training.accelerator, gone)
+
+
 def _remove(path: Path) -> None:
     path.unlink()
 

@@ -24,7 +24,7 @@ from .parts import parts_in, read_parts
 from .streaming import MixedStream
 from .tables import FILE_NAME, PEEKED_ROWS, table_columns, table_rows
 from .tars import check_tars, tar_rows
-from .texts import escaped, stored_captions
+from .texts import TextReader, escaped, stored_captions, with_class_names
 
 
 _FOLDER_SHARDS = 256
@@ -125,6 +125,7 @@ def _load(source: str, split: str | None, streaming: bool, options: PairOptions)
     if data.column_names is not None:
         check_columns(data.column_names, options)
         data = undecoded_images(data, options.image_column, find_media(options.media))
+        data = with_class_names(data, TextReader(options.templates, options.caption_column).columns)
     if streaming and isinstance(data, datasets.Dataset):
         return data.to_iterable_dataset(num_shards=min(len(data), _FOLDER_SHARDS))
     return data

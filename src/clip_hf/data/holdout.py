@@ -15,7 +15,7 @@ from ..model.checks_clip_hf import type_of
 from .image_text import check_columns, undecoded_images
 from .media import find_media
 from .pair_options import PairOptions
-from .texts import stable_id
+from .texts import stable_id, with_class_names
 
 
 # Captions of more than this share of the rows (and more than a few) are names of classes rather than of images.
@@ -98,9 +98,8 @@ def _keys(data: datasets.Dataset, options: PairOptions) -> Iterator[list[int]]:
     """The keys that each row shares with related rows, as numbers; at least one."""
     columns = [options.image_column, options.caption_column, options.image_id_column]
     columns = [name for name in dict.fromkeys(columns) if name in data.column_names]
-    data = undecoded_images(data.select_columns(columns), options.image_column, find_media(options.media)).with_format(
-        "arrow"
-    )
+    data = undecoded_images(data.select_columns(columns), options.image_column, find_media(options.media))
+    data = with_class_names(data, [options.caption_column]).with_format("arrow")
     counts: Counter[str] = Counter()
     if options.caption_column in columns:
         for table in data.select_columns([options.caption_column]).iter(_AT_ONCE):

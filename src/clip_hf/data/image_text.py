@@ -23,7 +23,7 @@ from .locations import may_have_paths, undecoded
 from .media import IMAGES, MEDIA, MEDIA_BY_ROLE, Media, find_media
 from .pair_options import PairOptions, row_columns
 from .skips import SkippedRow, stop_if_exhausted
-from .texts import TextReader, find_caption_problem, stable_id
+from .texts import TextReader, find_caption_problem, stable_id, with_class_names
 
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") ->
     if len(dataset) == 0:
         raise ValueError(NO_ROWS)
     rows = []
-    for row, value in enumerate(undecoded(dataset)[caption_column]):
+    captions = with_class_names(undecoded(dataset.select_columns(caption_column)), [caption_column])
+    for row, value in enumerate(captions[caption_column]):
         problem = find_caption_problem(value, f"row {row}")
         if problem:
             raise ValueError(problem.message)
@@ -197,7 +198,8 @@ class ImageTextDataset(Dataset):
         self.texts = TextReader(options.templates, options.caption_column)
         columns = [name for name, role in row_columns(options).items() if role not in MEDIA_BY_ROLE]
         # Arrow columns: a row is read in microseconds, and they are not held twice.
-        self._columns = dataset.select_columns(columns).with_format("arrow")[:]
+        columns = with_class_names(dataset.select_columns(columns), self.texts.columns)
+        self._columns = columns.with_format("arrow")[:]
         self.reader = build_reader(image_processor, options)
         self.epoch = 0
         self.bad_rows: dict[int, SkippedRow] = {}

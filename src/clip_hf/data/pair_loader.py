@@ -17,7 +17,7 @@ from .image_text import ImageTextDataset, check_columns
 from .pair_options import PairOptions
 from .sampling import StepOrder
 from .streaming import ImageTextStream, MixedStream
-from .texts import TextReader
+from .texts import TextReader, with_class_names
 
 
 if TYPE_CHECKING:
@@ -202,6 +202,6 @@ def iter_texts(data: Any, options: PairOptions, num_rows: int | None = None) -> 
     reader = TextReader(options.templates, options.caption_column)
     if data_columns := getattr(data, "column_names", None):
         check_columns(data_columns, options)
-        data = data.with_format(None).select_columns(list(reader.columns))
+        data = with_class_names(data.with_format(None).select_columns(list(reader.columns)), reader.columns)
     for row in itertools.islice(data, num_rows):
         yield from reader.read_all({name: row.get(name) for name in reader.columns})

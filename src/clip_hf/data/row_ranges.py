@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from .locations import ImagePlaces
 from .parquet_files import BUFFER_BYTES, ROWS_PER_READ, naming_damage
 from .tables import table_rows
+from .texts import class_label, class_texts
 
 
 _MOST_OPEN = 16  # files
@@ -117,6 +119,7 @@ class ParquetRanges(_RowRanges):
         super().__init__(path, columns, metadata.num_rows)
         lengths = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
         self.starts = list(itertools.accumulate(lengths, initial=0))[:-1]  # of the row groups
+        self.label: datasets.ClassLabel | None = None  # of the captions, where they are numbers of classes
         self.locate = ImagePlaces(os.path.dirname(absolute(path)), columns.image_root)
 
     def _group_of(self, row: int) -> int:
@@ -130,6 +133,7 @@ class ParquetRanges(_RowRanges):
             file = pq.ParquetFile(opened, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
             if file.metadata.num_rows != self.num_rows:
                 raise ValueError(f"{self.path} has changed: it had {self.num_rows:,} rows. Run this again.")
+            self.label = _label_of(file.schema_arrow, self.columns.caption_column)
             wanted = [name for name in self.columns.roles if name in file.schema_arrow.names]
             groups = list(range(self._group_of(begin), len(self.starts)))
             for batch in file.iter_batches(ROWS_PER_READ, row_groups=groups, columns=wanted) if groups else ():
@@ -138,9 +142,19 @@ class ParquetRanges(_RowRanges):
     def _row_of(self, item: tuple[pa.RecordBatch, int]) -> dict[str, Any]:
         batch, index = item
         row = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+        if self.label is not None:
+            row[self.columns.caption_column] = class_texts(row[self.columns.caption_column], self.label)
         image = row.get(self.columns.image_column)
         if isinstance(image, str):
             row[self.columns.image_column] = self.locate(image)
         elif isinstance(image, dict) and image.get("bytes") is None:
             row[self.columns.image_column] = {**image, "path": self.locate(image.get("path"))}
         return row
+
+
+def _label_of(schema: pa.Schema, column: str) -> datasets.ClassLabel | None:
+    """The `ClassLabel` that the metadata of `datasets` declare for a column of numbers, or of lists of them."""
+    kind = schema.field(column).type if column in schema.names else pa.null()
+    kind = getattr(kind, "value_type", kind)
+    is_number = pa.types.is_integer(kind)
+    return class_label(datasets.Features.from_arrow_schema(schema)[column]) if is_number else None

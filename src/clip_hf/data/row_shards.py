@@ -37,7 +37,7 @@ from .row_ranges import ParquetRanges, TableRanges, absolute, check_unchanged, o
 from .skips import DamagedFile, UnreachableFile, stop_if_exhausted
 from .tables import FILE_NAME, raw_table_rows, table_columns
 from .tars import DamagedTar, check_ends, check_tars, tar_rows
-from .texts import escaped
+from .texts import escaped, with_class_names
 
 
 LIST_ENDING = ".txt"
@@ -445,6 +445,7 @@ def _dataset_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
             if columns.image_column in wanted
             else data
         )
+        data = with_class_names(data, [columns.caption_column])
     if not is_stream:
         return names, ([RowShard("rows", len(data), partial(_read_dataset, data))], state)
     shards = [RowShard(f"shard {index}", None, partial(_read_stream, data, index)) for index in range(data.num_shards)]

@@ -19,7 +19,7 @@ from .image_text import NO_ROWS, check_columns, finish_item, text_length, undeco
 from .media import find_media
 from .pair_options import PairOptions, row_columns
 from .skips import SkippedRow, stop_if_exhausted
-from .texts import TextReader
+from .texts import TextReader, with_class_names
 
 
 if TYPE_CHECKING:
@@ -249,7 +249,8 @@ class ImageTextStream(IterableDataset):
         check_columns(columns, self.options)
         if source.features is None:
             return source
-        return undecoded_images(source.select_columns(self.columns), self.options.image_column, self.media)
+        source = undecoded_images(source.select_columns(self.columns), self.options.image_column, self.media)
+        return with_class_names(source, self.texts.columns)
 
     def _first_rows(self, source: datasets.IterableDataset) -> list[_Row | SkippedRow]:
         """At most 16 rows, at least one of which could be read."""

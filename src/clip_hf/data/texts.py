@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
+
 from .skips import SkippedRow
 
 
@@ -51,6 +53,54 @@ def unreadable_caption(what: str) -> str:
 def escaped(text: str) -> str:
     """The text with an escape for each byte that was not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def readable_name(name: str) -> str:
+    """A class's name as text: underscores become spaces."""
+    return " ".join(name.replace("_", " ").split()) or name
+
+
+def class_label(feature: Any) -> datasets.ClassLabel | None:
+    """The `ClassLabel` of a column, or of the items of its lists."""
+    label = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    return label if isinstance(label, datasets.ClassLabel) else None
+
+
+def class_texts(value: Any, label: datasets.ClassLabel) -> Any:
+    """The name of a class for its number, or for each of a list; None for a number that is no class's, such as -1."""
+    if isinstance(value, list):
+        return [class_texts(number, label) for number in value]
+    if not isinstance(value, int):
+        return value
+    return readable_name(label.names[value]) if 0 <= value < label.num_classes else None
+
+
+def with_class_names(data: Any, columns: Sequence[str]) -> Any:
+    """The data with names for numbers in those `columns` that are a `ClassLabel`; works for streams too.
+
+    Images of map-style data are not copied, unless rows were selected: then leave out their column before.
+    """
+    for column in columns:
+        feature = (data.features or {}).get(column)
+        label = class_label(feature)
+        if label is None:
+            continue
+        text = datasets.Value("string") if label is feature else datasets.List(datasets.Value("string"))
+        if not isinstance(data, datasets.Dataset):
+            features = datasets.Features({**data.features, column: text})
+            data = data.map(_with_class_texts, fn_kwargs={"column": column, "label": label}, features=features)
+            continue
+        names, stored = data.column_names, data.flatten_indices() if data._indices is not None else data
+        texts = [class_texts(value, label) for value in stored.data.column(column).to_pylist()]
+        added = datasets.Dataset.from_dict({column: texts}, features=datasets.Features({column: text}))
+        others = stored.remove_columns(column)
+        together = datasets.concatenate_datasets([others, added], axis=1) if others.column_names else added
+        data = together.select_columns(names)
+    return data
+
+
+def _with_class_texts(row: dict[str, Any], column: str, label: datasets.ClassLabel) -> dict[str, Any]:
+    return {column: class_texts(row[column], label)}
 
 
 def stored_captions(value: Any) -> list[str] | None:

@@ -28,6 +28,7 @@ from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.configuration_clip_hf_video import ClipHFVideoConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.modeling_clip_hf import ClipHFModel
+from ..model.video_pipeline_clip_hf import DEFAULT_PROMPT_SET
 from ..model.video_processing_clip_hf import ClipHFVideoProcessor
 from ..model.zero_shot_clip_hf import check_labels
 from ..utils.atomic import replaced_file
@@ -39,6 +40,7 @@ from .section_texts import (
     enumeration,
     evaluation_section,
     image_steps,
+    known_prompts,
     licence_section,
     one_line,
     public_name,
@@ -56,7 +58,9 @@ CARD_NAME = "README.md"
 # What stands for a model that has no name on the hub, and for a picture, in the card's code.
 _PLACEHOLDER = "path/to/this/folder"
 _IMAGE, _FILM = "photo.jpg", "film.mp4"
+_PROMPT = "a photo of a {}."
 _LABELS = ("cat", "dog", "car")
+_VIDEO_TAGS = ("video", "video-classification", "zero-shot-video-classification")
 _IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 # What transformers' `push_to_hub` takes.
 _PUSH_OPTIONS = (
@@ -187,6 +191,7 @@ def create_model_card(
     name = model_id.strip() if on_hub else _name_of(model_id, details.title)
     tower = "resnet" if config.vision_config.model_type == "clip_hf_resnet" else "vit"
     is_video = config.model_type == ClipHFVideoConfig.model_type
+    prompts = known_prompts(details.training.get("templates"))
     metadata, details = _metadata(name, tower, details, is_video), _public(details)
     training = training_section(details.source, details.base_model, details.datasets, details.training)
     vision, text = config.vision_config, config.text_config
@@ -203,7 +208,7 @@ def create_model_card(
         on_hub=on_hub,
         model=python_literal(name if on_hub else _PLACEHOLDER),
         placeholder=_PLACEHOLDER,
-        **_usage(is_video, details.example_image),
+        **_usage(is_video, details.example_image, prompts),
         labels=python_literal(list(details.example_labels)),
         mean=", ".join(map(str, OPENAI_CLIP_MEAN)),
         std=", ".join(map(str, OPENAI_CLIP_STD)),
@@ -218,9 +223,10 @@ def create_model_card(
     generated = {key: value for key, value in card.data.to_dict().items() if key != "model-index"}
     if details.eval_results:
         generated["model_name"] = card.data.model_name
+    example = (details.example_image or _IMAGE, *details.example_labels)
     unknown = {
         "title": not on_hub and details.title is None,
-        "usage": not on_hub and details.example_image in (None, _IMAGE) and details.example_labels == list(_LABELS),
+        "usage": not on_hub and not prompts and example == (_IMAGE, *_LABELS),
         "preprocessing": details.image_processor is None,
         "training": training == NO_TRAINING,
         "limitations": training == NO_TRAINING and not details.openai_weights,
@@ -234,12 +240,15 @@ def create_model_card(
     return card
 
 
-def _usage(is_video: bool, example: str | None) -> dict[str, Any]:
+def _usage(is_video: bool, example: str | None, prompts: str | list[str] | None) -> dict[str, Any]:
     """What the code in the card of an image or a video model is about; `example` is an image or film."""
+    default = DEFAULT_PROMPT_SET if is_video else _PROMPT
     usual = _FILM if is_video else _IMAGE
     example = usual if example in (None, _IMAGE) else example
     return {
         "is_video": is_video,
+        "prompts": python_literal(prompts or default),
+        "gives_prompts": not is_video or prompts not in (None, default),
         "noun": "film" if is_video else "image",
         "task": f"zero-shot-{'video' if is_video else 'image'}-classification",
         "model_class": "ClipHFVideoModel" if is_video else "ClipHFModel",
@@ -296,9 +305,9 @@ def _metadata(name: str, tower: str, details: ModelCardDetails, is_video: bool) 
         license=details.license,
         # Without results it would become a key of the metadata.
         model_name=name if details.eval_results else None,
-        # Of films the hub has no zero-shot task.
-        pipeline_tag="video-classification" if is_video else "zero-shot-image-classification",
-        tags=["clip", "clip_hf", tower, "zero-shot", *(["video"] if is_video else []), *details.tags],
+        # Of films the hub has no zero-shot task, and "video-classification" puts a random classifier on these weights.
+        pipeline_tag="feature-extraction" if is_video else "zero-shot-image-classification",
+        tags=["clip", "clip_hf", tower, "zero-shot", *(_VIDEO_TAGS if is_video else ()), *details.tags],
     )
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from ..model.architectures_clip_hf import ARCHITECTURES
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
+from ..model.prompts_clip_hf import PROMPT_SETS
 from ..utils.wording import INTERVAL
 
 
@@ -30,6 +31,7 @@ _SIGN = r"[^\s()\[\]<>\"'`,]"
 _PATH_IN_TEXT = re.compile(rf"{_SIGN}*[/\\]{_SIGN}*|{_SIGN}+@{_SIGN}+:{_SIGN}+")
 # Signs of patterns, of Windows' drives, and of files: what holds one is no name on the hub.
 _LOCAL = re.compile(r"[*?{\[]|^[A-Za-z]:|\\|\.(csv|tsv|jsonl?|parquet|arrow|tar(\.\w+)?|tgz|zip|pt|safetensors)$")
+_LABEL_TEMPLATE = re.compile(r"[^{}]*\{\}[^{}]*")
 NO_TRAINING = (
     "## Training\n\nNeither the source of the weights nor the settings of their training are recorded in this card."
 )
@@ -245,6 +247,15 @@ def without_comments(text: str) -> str:
     """`text` with its comments shown, not hidden."""
     # A comment in the text could end a section.
     return text.replace("<!--", "&lt;!--")
+
+
+def known_prompts(templates: Any) -> str | list[str] | None:
+    """The templates of a training as the pipeline takes them; None if none of them needs nothing but a label."""
+    templates = [templates] if isinstance(templates, str) else templates or []
+    usable = [text for text in templates if text in PROMPT_SETS or _LABEL_TEMPLATE.fullmatch(text)]
+    if len(usable) < 2:
+        return usable[0] if usable else None
+    return list(dict.fromkeys(text for name in usable for text in PROMPT_SETS.get(name, [name])))
 
 
 def python_literal(value: str | list[str]) -> str:

@@ -10,6 +10,8 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging
 
+from ..data import split_names
+from ..data.parts import find_part
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.modeling_clip_hf_video import ClipHFVideoModel
 from ..model_card.section_texts import architecture_label
@@ -116,8 +118,7 @@ def describe_plan(
     if options.model:
         what = f"Fine-tuning {options.model} ({size})."
     pairs = "a stream of pairs" if num_pairs is None else f"{num_pairs:,} pairs"
-    nothing = "none, so nothing is evaluated: give `eval_dataset` or `eval_share`"
-    held = nothing if held_out is None else held_out.summary()
+    held = _no_held_out(options) if held_out is None else held_out.summary()
     steps = f"{counted(num_steps, 'step')} of {options.batch_size:,} pairs"
     if num_pairs:
         steps += f" ({num_steps * options.batch_size / num_pairs:.3g} times through them)"
@@ -128,3 +129,11 @@ def describe_plan(
         f"Plan: {steps}; learning rate up to {options.learning_rate:g} after {rise}. Results: "
         f"{options.output_dir}."
     )
+
+
+def _no_held_out(options: TrainingOptions) -> str:
+    """That nothing is held out, and what to give instead; of a single source, the parts that it has besides."""
+    parts = split_names(options.dataset[0], options.pair_options.media) if len(options.dataset) == 1 else ()
+    others = [part for part in parts if part != find_part("train", parts)]
+    split = f"`eval_split`, a part of the data ({' or '.join(f'--eval_split {part}' for part in others)}), "
+    return f"none, so nothing is evaluated: give {split if others else ''}`eval_dataset` or `eval_share`"

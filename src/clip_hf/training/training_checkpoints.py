@@ -147,7 +147,8 @@ class Checkpoints:
             accelerator (`Accelerator`): The accelerator of this process; the number of processes may differ from that
                 of the checkpoint.
             which (`str` or `os.PathLike`, *optional*, defaults to `"latest"`): `"latest"` is the newest complete one;
-                damaged ones are passed over with a warning. Otherwise a checkpoint's path, or its name in this folder.
+                damaged ones are passed over with a warning. Otherwise a checkpoint's path, or, if there is none,
+                its name in this folder.
             trusted (`bool`, *optional*, defaults to `False`): Whether to read DeepSpeed's files and FSDP's shards,
                 which can run programs: only for checkpoints that you wrote.
 
@@ -247,7 +248,9 @@ class Checkpoints:
             return None, [], error
 
     def _named(self, which: str | os.PathLike, trusted: bool) -> tuple[Path, list[str]]:
-        path = Path(which) if Path(which).exists() else self.folder / which
+        path, below = Path(which), self.folder / which
+        if not path.exists() and (below.exists() or len(path.parts) == 1):
+            path = below
         try:
             check_checkpoint(path, trusted)
         except (OSError, ValueError) as error:

@@ -24,12 +24,14 @@ from ...data.locations import undecoded
 from ...data.media import IMAGES, VIDEOS, Media, find_media, media_in
 from ...data.pair_options import PairOptions
 from ...data.tables import PEEKED_ROWS
+from ...data.texts import class_label
 from ...model.image_reading_clip_hf import open_image
+from ...model.video_pipeline_clip_hf import DEFAULT_PROMPT_SET
 from ...utils.wording import counted, quoted
 from ..numerics.metrics import CLASSIFICATION_METRICS
 from .dataset_registry import RegistryEntry, load_templates
 from .evaluation_source import EvaluationSource, open_source, wrong_media
-from .labels import class_label, read_class_names, read_targets
+from .labels import read_class_names, read_targets
 
 
 logger = logging.get_logger(__name__)
@@ -77,7 +79,8 @@ class ClassificationOptions(ImageDataOptions):
             that type, or one with a usual name.
         class_names (`Sequence[str]` or `str`, *optional*): A name for each label id, or where to find them, see
             [`load_class_names`].
-        templates (*optional*): Prompts: whatever [`load_templates`] takes. By default the registry's, or `"simple"`.
+        templates (*optional*): Prompts: whatever [`load_templates`] takes. By default the registry's, or `"simple"`,
+            of films `"actionclip"` as in their pipeline.
         metric (`str`, *optional*): A key of `CLASSIFICATION_METRICS`. By default the registry's; `"map_11point"` where
             an image has several labels, `"top1"` otherwise.
         split (`str`, *optional*): Which split. By default the registry's, `"test"`, `"validation"`, or the only one
@@ -308,7 +311,7 @@ def _classification(opened: EvaluationSource, split: str, options: Classificatio
         image_column=image_column,
         label_column=label_column,
         class_names=names,
-        templates=load_templates(templates or "simple"),
+        templates=load_templates(templates or (DEFAULT_PROMPT_SET if media is VIDEOS else "simple")),
         split=split,
         source=opened.location,
     )

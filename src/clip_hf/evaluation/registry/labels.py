@@ -13,6 +13,7 @@ import numpy as np
 
 from ...data.data_sources import Rows
 from ...data.parts import SPLIT_NAMES
+from ...data.texts import class_label, readable_name
 from ...utils.wording import counted, quoted
 from .dataset_registry import check_class_names, imagenet_subsets, load_class_names
 from .evaluation_source import EvaluationSource
@@ -24,22 +25,11 @@ _SYNSET = re.compile(r"n\d{8}")
 _NUMBER = re.compile(r"\s*[+-]?\d+(?:\.0*)?\s*")
 
 
-def readable_name(name: str) -> str:
-    """A class's name as text: underscores become spaces."""
-    return " ".join(name.replace("_", " ").split()) or name
-
-
 def _label_feature(feature: Any) -> Any:
     """The type of a column's labels: the column's, or that of the items of its lists."""
     if isinstance(feature, datasets.List | datasets.LargeList):
         return feature.feature
     return feature[0] if isinstance(feature, list) else feature
-
-
-def class_label(feature: Any) -> datasets.ClassLabel | None:
-    """The `ClassLabel` of a column, or of the items of its lists."""
-    label = _label_feature(feature)
-    return label if isinstance(label, datasets.ClassLabel) else None
 
 
 def read_class_names(

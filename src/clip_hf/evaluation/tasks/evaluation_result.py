@@ -177,7 +177,8 @@ class EvaluationResult:
     def _image_notes(self) -> list[str]:
         if not self.image_options:
             return []
-        return [f"Image files were read with {setting_text(image_options=self.image_options)}."]
+        what = "Films" if "num_frames" in self.image_options else "Image files"
+        return [f"{what} were read with {setting_text(image_options=self.image_options)}."]
 
     def _shown_columns(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         columns = ("metric", "value", self.margin_heading, "chance")[: 4 if self.chance else 3]
