@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "stderr and skipped; the exit status is then 1."
     )
     parser.epilog = _EPILOG
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders, URLs; - for paths on stdin")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files, folders, URLs; with a video model films, too; - for paths on stdin",
+    )
     parser.add_argument("--model", help="folder, file or hub name of a CLIP of any format; needed without --server")
     parser.add_argument(
         "--labels", required=True, nargs="+", metavar="LABEL", help="the labels, or one file with a label a line"

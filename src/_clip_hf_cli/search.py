@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder of pictures or films, a film, table, Parquet, tars, output of `clip-hf embed`, or an index; not "
-        "with --server",
+        help="folder of pictures or films, a film, a table, Parquet or tars of pictures, output of `clip-hf embed`, "
+        "or an index; not with --server",
     )
     parser.add_argument(
         "query",

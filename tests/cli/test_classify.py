@@ -20,6 +20,10 @@ import clip_hf
 from clip_hf import checkpoints
 from clip_hf.cli import classify as cli_classify
 from clip_hf.cli import main
+from clip_hf.model.modeling_clip_hf_video import ClipHFVideoModel
+from clip_hf.model.processing_clip_hf import ClipHFProcessor
+from clip_hf.model.video_processing_clip_hf import ClipHFVideoProcessor
+from films import numbered_frames, write_film
 from tiny_models import make_tiny_model
 
 
@@ -464,3 +468,19 @@ def test_a_film_for_a_model_of_pictures_is_called_a_film(model, tmp_path):
         classifier, [str(tmp_path / "film.mp4")], {"labels": LABELS}, {"labels": LABELS}, 1
     )
     assert "this is a film, and the model takes pictures" in str(error)
+
+
+def test_films_of_a_folder_count_for_a_video_model(tiny_processor, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ClipHFVideoModel.from_clip(make_tiny_model("vit"), "meanP", num_frames=2).save_pretrained("video")
+    options = tiny_processor.image_processor
+    reader = ClipHFVideoProcessor(size=options.size, crop_size=options.crop_size, num_frames=2)
+    ClipHFProcessor(reader, tiny_processor.tokenizer).save_pretrained("video")
+    (tmp_path / "films" / "sub").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    names = ["films/a.mp4", "films/sub/b.mp4"]
+    for name in names:
+        write_film(name, numbered_frames(9))
+    answer = run(capsys, "video", "films", "--top-k", "1")
+    assert answer.status == 0 and [line.split("\t")[0] for line in answer.out.splitlines()] == names
+    assert "there is no image and no film in this folder" in run(capsys, "video", "empty").err

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """`clip-hf search` from the command line to its output, with a tiny model."""
 
+import errno
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import clip_hf.cli.indexed_sources
 import clip_hf.cli.search
 from clip_hf.cli import main
 from clip_hf.embedding import load_dual_encoder
-from clip_hf.search import EmbeddingIndex, NoMatch, StoreSync, encode_query, parse_query
+from clip_hf.search import EmbeddingIndex, NoMatch, StoreSync, contact_sheet, encode_query, parse_query
 from encoding_inputs import write_model_and_photos
 
 
@@ -286,6 +287,19 @@ def test_the_contact_sheet_is_written_for_a_reader_that_has_enough(photos, monke
     monkeypatch.setattr(os, "dup2", lambda *_: None)
     assert main(["search", "photos", "a dog", "--html", "hits.html", "--top-k", "3"]) == 1
     assert Path("hits.html").read_text().count("<img") == 3
+
+
+def test_hits_are_printed_where_the_contact_sheet_cannot_be_written(photos, search, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    hits = search("photos", "a dog")[1]
+    monkeypatch.setattr(contact_sheet, "_figure", refuse)
+    status, lines, err = search("photos", "a dog", "--html", "hits.html")
+    assert status == 1 and lines == hits and len(lines) == COUNT
+    assert f"No space left on device: '{Path('hits.html').absolute()}'" in err and not Path("hits.html").exists()
+    status, lines, err = search("photos", "--duplicates", "0.1", "--json", "--html", "hits.html")
+    assert status == 1 and json.loads(lines[0])["kept"] and "hits.html" in err
 
 
 def test_pictures_that_are_gone_are_counted(photos, search):

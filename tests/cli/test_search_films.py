@@ -2,13 +2,20 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """`clip-hf search` over films, from the command line to its output, with a tiny model."""
 
+import base64
+import io
 import json
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import clip_hf.cli.indexed_sources
 from clip_hf.cli import main
@@ -231,6 +238,60 @@ def test_another_rate_names_rebuild(films, search):
 def test_what_is_wrong_is_said_before_the_model_is_loaded(arguments, message, films, search, no_model):
     status, lines, err = search(*arguments)
     assert status in (1, 2) and lines == [] and message in " ".join(err.split())
+
+
+def test_embedded_films_show_their_middle_frames(films, search, monkeypatch):
+    """A red square for 3 seconds, a green bar for 2 and a blue cross for 4: the middle is green."""
+    assert main(["embed", "model", "films", "embedded", "--num-frames", "2"]) == 0
+    status, lines, _ = search("embedded", "a film", "--html", "hits.html")
+    page = (films / "hits.html").read_text()
+    assert status == 0 and {line.split("\t")[-1] for line in lines} == {"films/a b.mp4", "films/sub/c.mkv"}
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(pictures) == 2 and "not an image" not in page
+    for picture in pictures:
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))), np.float64)
+        wanted = np.asarray(draw("green", "bar").resize((64, 64)), np.float64)
+        assert pixels.shape == (64, 64, 3) and np.abs(pixels - wanted).mean() < 12
+    (films / "films" / "a b.mp4").write_bytes(b"no film")
+    search("embedded", "a film", "--html", "hits.html")
+    assert (films / "hits.html").read_text().count("data:image/jpeg") == 1
+
+
+@pytest.fixture
+def data_of_films(films) -> Path:
+    """A table, a Parquet file, a tar and a saved dataset of the films, in the working folder."""
+    names = ["films/a b.mp4", "films/sub/c.mkv"]
+    rows = [{"video": {"bytes": Path(name).read_bytes(), "path": name}, "label": 0} for name in names]
+    pq.write_table(pa.Table.from_pylist(rows), "data.parquet")
+    Path("data.csv").write_text("video,caption\n" + "".join(f"{name},x\n" for name in names))
+    with tarfile.open("data.tar", "w") as tar:
+        tar.add(names[0], "1.mp4")
+    datasets.Dataset.from_list(rows).cast_column("video", datasets.Video(decode=False)).save_to_disk("saved")
+    return films
+
+
+def test_films_that_are_no_files_are_embedded_before_they_are_searched(data_of_films, search):
+    advice = "as whole films, once they are embedded: `clip-hf embed MODEL SOURCE OUT --num-frames 8`, then"
+    for source in ("data.parquet", "data.csv", "data.tar", "saved"):
+        for more in ([], ["--over", "moments"], ["--image-column", "video"]):
+            status, lines, err = search(source, "a film", "--model", "model", *more)
+            assert status == 1 and lines == [] and advice in err and "retry" not in err, (source, more)
+    assert not list(data_of_films.glob("data*.clip-index"))
+    for source in ("films", "data.parquet", "data.csv", "data.tar", "saved"):
+        assert main(["embed", "model", source, "out"]) == 1
+    assert main(["embed", "model", "data.parquet", "out", "--num-frames", "2"]) == 0
+
+
+def test_embed_names_the_option_for_a_folder_of_films(films, capsys):
+    assert main(["embed", "model", "films", "out"]) == 1
+    err = capsys.readouterr().err
+    assert "holds no images, Parquet files, tars or metadata. It holds 2 films: " in err and "(--num-frames 8)" in err
+
+
+def test_a_row_that_cannot_be_used_is_tried_again_by_an_option_that_search_has(films, search):
+    Path("list.csv").write_text("image\ngone.png\n")
+    status, _, err = search("list.csv", "a film", "--model", "model")
+    assert status == 1 and "run again with `rebuild` (--rebuild)" in err and "retry" not in err
 
 
 def test_clock():

@@ -349,7 +349,7 @@ def test_links_to_folders_are_counted(refresh, photos, tmp_path, caplog):
     image_of(9).save(tmp_path / "others" / "a.png")
     os.symlink(tmp_path / "others", photos / "linked")
     assert refresh().added == ROWS
-    assert f"1 file in {photos} was left out, for being a link to a folder: 1 without." in caplog.text
+    assert f"1 file in {photos} was left out, for being a link to a folder: 1 without an ending." in caplog.text
 
 
 def test_a_link_to_the_folder_is_the_folder(refresh, encoder, photos, place, tmp_path):

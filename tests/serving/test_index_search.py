@@ -28,6 +28,7 @@ from clip_hf.serving.label_options import ClassifyOptions
 from clip_hf.serving.request_errors import RequestError
 from clip_hf.serving.request_inputs import ImageItem, TextItem
 from encoding_inputs import image, quiet
+from films import numbered_frames, read_number, write_film
 from tiny_models import make_tiny_model
 
 
@@ -199,6 +200,15 @@ def test_a_thumbnail_is_a_small_jpeg_of_the_rows_picture(shared, folder):
     small = Image.open(io.BytesIO(data))
     assert small.format == "JPEG" and max(small.size) == 32 and min(small.size) == 32 * height // width
     assert refused(shared, lambda engine: engine.thumbnail(99, 32), source=source).code == "no_such_row"
+
+
+def test_the_thumbnail_of_a_film_is_its_middle_frame(shared, folder, tmp_path):
+    film = write_film(tmp_path / "film.mp4", numbered_frames(9))
+    source = open_index(shared, folder)
+    object.__setattr__(source, "picture", lambda id_, follow_links: film)
+    id_ = source.index.ids().tolist()[0]
+    data = run(shared, lambda engine: engine.thumbnail(str(id_), 64), source=source)
+    assert read_number(Image.open(io.BytesIO(data))) == 4
 
 
 def test_pictures_that_are_gone_or_damaged_are_404(shared, tmp_path):

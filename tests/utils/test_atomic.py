@@ -90,6 +90,15 @@ def test_a_file_is_replaced_at_the_end(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_full_disk_names_the_file(tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'") as caught, replaced_file(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match="^a reason$"), replaced_file(path):
+        raise OSError("a reason")
+
+
 def test_an_error_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")

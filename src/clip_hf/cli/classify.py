@@ -11,6 +11,7 @@ import select
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.utils import logging
 from _clip_hf_cli.server_arguments import check_key_file
 
 from ..data.image_folders import images_in
+from ..data.media import IMAGES, VIDEOS, Media
 from ..evaluation import load_class_names, load_templates
 from ..model.checks_clip_hf import did_you_mean
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
@@ -37,6 +39,8 @@ from .terminal_text import encodable, json_line, printable
 
 # One `--labels` like this is a source of labels, not a label, and so is a file.
 _LABEL_SOURCE = re.compile(r".*\.(txt|json)|.*\.json#.*|clip_benchmark:.*", re.IGNORECASE | re.DOTALL)
+IMAGES_AND_FILMS = replace(IMAGES, endings=IMAGES.endings | VIDEOS.endings)
+"""What counts in a folder for a video model."""
 _BAR_WIDTH = 20
 _PAUSE = 0.1  # seconds without a line on standard input
 
@@ -61,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
     )
     scoring = {"labels": labels, "templates": templates, "multi_label": options.multi_label}
     shaping = {"labels": labels, "top_k": options.top_k, "threshold": options.threshold}
-    paths = image_paths(options.images)
+    media = IMAGES_AND_FILMS if is_video_processor(classifier.image_processor) else IMAGES
+    paths = image_paths(options.images, media)
     return show_answers(options, classify_images(classifier, paths, scoring, shaping, options.batch_size, reading))
 
 
@@ -121,21 +126,22 @@ def read_labels(values: list[str]) -> list[str]:
     return load_class_names(values[0])
 
 
-def image_paths(arguments: Iterable[str | None]) -> Iterator[str | None]:
+def image_paths(arguments: Iterable[str | None], media: Media = IMAGES) -> Iterator[str | None]:
     """The images that the arguments name, in their order.
 
-    Files and URLs stand for themselves; folders for the images below them; `-` for one such path a line of standard
-    input, read as the result is. `None`, which stands for a pause, stays `None`.
+    Files and URLs stand for themselves; folders for the files of `media` below them; `-` for one such path a line of
+    standard input, read as the result is. `None`, which stands for a pause, stays `None`.
     """
     for argument in arguments:
         if argument is None:
             yield None
         elif argument == "-":
             lines = (line if line is None else _as_path(line) for line in _lines_of_stdin())
-            yield from image_paths(line for line in lines if line is None or (line.strip() and line != "-"))
+            named = (line for line in lines if line is None or (line.strip() and line != "-"))
+            yield from image_paths(named, media)
         elif os.path.isdir(argument):
             root = Path(argument)
-            images = images_in(root)[0]
+            images = images_in(root, media=media)[0]
             yield from (str(root / Path(image).relative_to(root.absolute())) for image in images or [root.absolute()])
         else:
             yield argument
@@ -208,9 +214,10 @@ def classify_images(
     """
 
     def read(path: str) -> torch.Tensor | Exception:
+        takes_films = is_video_processor(classifier.image_processor)
         if os.path.isdir(path):
-            return empty_folder()
-        if is_video(path) and not is_video_processor(classifier.image_processor):
+            return empty_folder(takes_films)
+        if is_video(path) and not takes_films:
             return ValueError(
                 "this is a film, and the model takes pictures. `clip_hf.pipeline(model, "
                 "task='zero-shot-video-classification')` classifies films; `clip-hf evaluate` and `embed` have "
@@ -239,9 +246,9 @@ def classify_images(
         yield from answers(batch)
 
 
-def empty_folder() -> ValueError:
+def empty_folder(takes_films: bool = False) -> ValueError:
     """The error for a folder in which [`image_paths`] found nothing."""
-    return ValueError("there is no image in this folder.")
+    return ValueError(f"there is no image{' and no film' if takes_films else ''} in this folder.")
 
 
 def image_source(path: str) -> str | Path:

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 from transformers.utils import logging
 
+from ..data.media import IMAGES, VIDEOS, Media, find_media
 from ..embedding import (
     EmbeddingJob,
     EmbeddingOptions,
@@ -40,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     if options.ray is None and (options.ray_cpus, options.ray_gpus) != (None, None):
         raise ValueError("--ray-cpus and --ray-gpus are for workers on Ray: say how many with --ray.")
     if options.ray is not None:
-        source = _paths_on_stdin(True) if options.source == "-" else options.source
+        media = IMAGES if loading["clip"] is None else VIDEOS
+        source = _paths_on_stdin(True, media) if options.source == "-" else options.source
         summary = ray.embed(
             options.model,
             source,
@@ -62,7 +64,9 @@ def run(options: argparse.Namespace) -> int:
         with accelerator.main_process_first() if accelerator is not None else nullcontext():
             encoder = load_job_encoder(options.model, options.destination, **loading)
             encoder.set_image_options(**image_options(options))
-            source = _paths_on_stdin(encoding.process == 0) if options.source == "-" else options.source
+            source = options.source
+            if source == "-":
+                source = _paths_on_stdin(encoding.process == 0, find_media(encoder.media))
             job = EmbeddingJob(encoder, source, options.destination, wanted, encoding)
         if accelerator is not None:
             accelerator.wait_for_everyone()  # all know which parts to embed again before the first one is
@@ -104,13 +108,15 @@ def _parse_shard(text: str | None) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _paths_on_stdin(is_read: bool) -> list[str]:
-    """The paths on standard input; none for a process that takes those that the first one wrote."""
+def _paths_on_stdin(is_read: bool, media: Media) -> list[str]:
+    """The paths on standard input, for folders those of `media` in them; none for a process that takes what the first
+    one wrote.
+    """
     if not is_read:
         return []
     if sys.stdin is None:
         raise ValueError("Standard input is closed, so no paths can be read from it.")
-    return [path for path in image_paths(["-"]) if path is not None]
+    return [path for path in image_paths(["-"], media) if path is not None]
 
 
 def describe(summary: EmbeddingSummary, destination: str) -> str:

@@ -22,7 +22,7 @@ from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_enco
 from ..embedding.part_files import FORMAT_NAME, MANIFEST
 from ..model.video_reading_clip_hf import ClipSampling
 from ..search import EmbeddingIndex, SourceIndex, default_index_folder, open_source_index
-from ..search.index_places import check_index_folder, is_index, section_of
+from ..search.index_places import WHOLE_FILMS, check_index_folder, is_index, section_of
 from ..utils.json_files import read_json
 from .image_options import image_options
 from .terminal_text import printable
@@ -99,7 +99,7 @@ def _check_source(options: argparse.Namespace, path: Path, over: str) -> None:
     if over == "moments":
         if path.is_file() and not VIDEOS.has_ending(ending_of(str(path))):
             endings = ", ".join(sorted(VIDEOS.endings))
-            raise ValueError(f"{options.source} is no film by its ending, and moments are those of films: {endings}.")
+            raise ValueError(f"{options.source} is no film by its ending; those are {endings}. {WHOLE_FILMS}")
         if not path.exists():
             raise FileNotFoundError(f"There is no film, and no folder of films, {options.source}: check the path.")
         return

@@ -147,17 +147,19 @@ def _find_duplicates(options: argparse.Namespace, source: SourceIndex) -> int:
     """Report near-duplicates: JSON lines or text on standard output, and a contact sheet if one is named."""
     with tempfile.TemporaryDirectory() as folder:
         lines = os.path.join(folder, "groups.jsonl") if options.json else None
-        report = run_duplicates(
-            source,
-            options.duplicates,
-            json_file=lines,
-            html_file=options.html,
-            move_to=options.move_duplicates,
-            progress=True,
-        )
-        if lines is not None:
-            with open(lines, encoding="ascii") as file:
-                shutil.copyfileobj(file, sys.stdout)
+        try:
+            report = run_duplicates(
+                source,
+                options.duplicates,
+                json_file=lines,
+                html_file=options.html,
+                move_to=options.move_duplicates,
+                progress=True,
+            )
+        finally:  # also if the sheet cannot be written
+            if lines is not None and os.path.exists(lines):
+                with open(lines, encoding="ascii") as file:
+                    shutil.copyfileobj(file, sys.stdout)
     print(encodable(report.summary()), file=sys.stderr if options.json else sys.stdout)
     return 1 if report.errors else 0
 
@@ -219,8 +221,15 @@ def show_results(
     """Write the results as the options say, and on standard error how long each step took."""
     seconds = {**seconds, "to the answer": time.perf_counter() - STARTED}
     query = describe_query(terms)
-    if options.html:  # first: whoever reads the output may have enough of it
-        _write_sheet(results, options, query)
+    try:
+        _print_hits(results, options, query)
+    finally:  # also for a reader that has enough of the output
+        if options.html:
+            _write_sheet(results, options, query)
+    print("clip-hf search: " + ", ".join(f"{name} {each:.2f} s" for name, each in seconds.items()), file=sys.stderr)
+
+
+def _print_hits(results: SearchResults, options: argparse.Namespace, query: str) -> None:
     missing = 0 if options.server is not None else sum(map(_is_missing, results.hits))
     if missing:
         what = f"{missing:,} of {counted(len(results.hits), 'hit')}"
@@ -232,7 +241,6 @@ def show_results(
     else:
         print(encodable(_as_text(results.hits, query, options)))
     sys.stdout.flush()
-    print("clip-hf search: " + ", ".join(f"{name} {each:.2f} s" for name, each in seconds.items()), file=sys.stderr)
 
 
 def _write_sheet(results: SearchResults, options: argparse.Namespace, query: str) -> None:

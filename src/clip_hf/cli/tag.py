@@ -70,10 +70,12 @@ def run(options: argparse.Namespace) -> int:
     pictures = _picture_names(source)
     if options.xmp:
         _check_sidecars(tagged, pictures, options)
-    if options.jsonl:
-        _write_jsonl(options.jsonl, tagged, pictures)
-    failed = _write_sidecars(tagged, pictures, options.xmp_style) if options.xmp else 0
-    print(encodable(describe_tags(pictures, tagged, labels, thresholds)))
+    try:
+        print(encodable(describe_tags(pictures, tagged, labels, thresholds)), flush=True)
+    finally:  # also for a reader that has enough of the output
+        if options.jsonl:
+            _write_jsonl(options.jsonl, tagged, pictures)
+        failed = _write_sidecars(tagged, pictures, options.xmp_style) if options.xmp else 0
     return 1 if failed else 0
 
 

@@ -124,7 +124,8 @@ def _reason(path: Path) -> str:
 
 def describe_left_out(left_out: Counter[str], noun: str, where: str, reason: str = "by ending") -> str:
     """How many files or members of each ending were not read, and why."""
-    counts = ", ".join(f"{n:,} {f'.{ending}' if ending else 'without'}" for ending, n in left_out.most_common(20))
+    named = ((f".{ending}" if ending else "without an ending", count) for ending, count in left_out.most_common(20))
+    counts = ", ".join(f"{count:,} {ending}" for ending, count in named)
     verb = "was" if left_out.total() == 1 else "were"
     return escape_controls(f"{counted(left_out.total(), noun)} {where} {verb} left out, {reason}: {counts}.")
 

@@ -24,6 +24,7 @@ from .destination_errors import NO_LOCKS, naming_destination
 from .dual_encoder import DualEncoder
 from .encoding_ahead import check_skips
 from .encoding_options import EncodingOptions
+from .films_of_sources import naming_films
 from .job_manifest import (
     LOCKS,
     absolute_source,
@@ -38,7 +39,7 @@ from .job_manifest import (
 )
 from .job_options import EmbeddingOptions
 from .job_progress import JobProgress, JobTiming
-from .job_summary import EmbeddingSummary, check_bad_rows, summarise, write_summary
+from .job_summary import RETRY_BAD, EmbeddingSummary, check_bad_rows, summarise, write_summary
 from .load_encoder import load_dual_encoder
 from .part_files import PartContent, PartName, PartStore
 from .part_worker import Batch, PartEnd, PartWorker, part_batches
@@ -75,6 +76,8 @@ class EmbeddingJob:
         ValueError: if it belongs to another job, is not empty or lies in the source, or the source cannot be used.
     """
 
+    retry_option = RETRY_BAD  # what messages call it; an index has another
+
     def __init__(
         self,
         encoder: DualEncoder,
@@ -93,9 +96,10 @@ class EmbeddingJob:
         source = write_list(self.folder, source, opt)
         self.images = opt.modalities != "texts"
         needs_texts = opt.modalities in ("texts", "both")
-        self.source = shard_rows(
-            source, opt.columns, images=self.images, captions=needs_texts, limits=encoder.image_limits
-        )
+        with naming_films(encoder, source, opt.columns):
+            self.source = shard_rows(
+                source, opt.columns, images=self.images, captions=needs_texts, limits=encoder.image_limits
+            )
         self.texts = needs_texts or (opt.modalities is None and self.source.has_captions)
         self.given = absolute_source(source, self.source.kind)
         self.store = PartStore(self.folder, opt.file_format, claim_folder(self.folder, self._manifest()))
@@ -364,7 +368,8 @@ class EmbeddingJob:
         records = filter(None, map(self._record, self.store.names()))
         summary = summarise(records, texts=self.texts, missing=len(missing), timing=timing)
         if summary.is_complete:
-            check_bad_rows(summary, self.encoding.max_skipped_share, self.source.location, self.folder)
+            share, location = self.encoding.max_skipped_share, self.source.location
+            check_bad_rows(summary, share, location, self.folder, self.retry_option)
             write_summary(self.folder, summary)
         return summary
 

@@ -15,6 +15,10 @@ from .job_progress import JobTiming
 from .part_files import BAD, SUMMARY
 
 
+RETRY_BAD = "`retry_bad` (--retry-bad)"
+"""What tries bad rows again, in messages of a job that is not part of something else."""
+
+
 @dataclass(frozen=True)
 class EmbeddingSummary:
     """What a folder of embeddings holds so far.
@@ -71,9 +75,11 @@ def write_summary(folder: Path, summary: EmbeddingSummary) -> None:
         temporary.write_bytes(data)
 
 
-def check_bad_rows(summary: EmbeddingSummary, max_skipped_share: float, location: str, folder: Path) -> None:
+def check_bad_rows(
+    summary: EmbeddingSummary, max_skipped_share: float, location: str, folder: Path, retry_option: str
+) -> None:
     """ValueError if more than this share of the rows of `location` is bad, or all are. One is always allowed, unless
-    the share is 0.
+    the share is 0. `retry_option` is what tries them again.
     """
     count, rows = sum(summary.bad.values()), summary.rows
     if not count or (rows and count <= max(max_skipped_share * (rows + count), 1 if max_skipped_share else 0)):
@@ -85,8 +91,8 @@ def check_bad_rows(summary: EmbeddingSummary, max_skipped_share: float, location
         what = f"{what}max_skipped_share={max_skipped_share:g} allows."
         advice = ", or raise `max_skipped_share` (--max-skipped-share)"
     raise ValueError(
-        f"{what} {folder / BAD} lists them. Repair them and run again with `retry_bad` (--retry-bad){advice}."
-        f"{refused_hint(summary)}"
+        f"{what} {folder / BAD} lists them. Repair them and run again with {retry_option}{advice}."
+        f"{refused_hint(summary, retry_option)}"
     )
 
 
@@ -105,11 +111,11 @@ def first_bad_rows(folder: Path, limit: int = 3) -> list[str]:
     return lines
 
 
-def refused_hint(summary: EmbeddingSummary) -> str:
+def refused_hint(summary: EmbeddingSummary, retry_option: str = RETRY_BAD) -> str:
     """What helps where locations were refused, a sentence after a space; empty if none was."""
     if "location refused" not in summary.bad:
         return ""
     return (
         " Paths may lead to another folder with `image_root` (--image-root); rows that were left out before are tried "
-        "again only with `retry_bad` (--retry-bad)."
+        f"again only with {retry_option}."
     )

@@ -157,8 +157,10 @@ def run_suite(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EqualClassesWarning)  # the result's notes say it
             result = job.task.run(encoder, job.parts, staged)
-        result.save(options.output_dir)
-        report(f"\n{result.terminal_table(left_out=said)}")
+        try:
+            report(f"\n{result.terminal_table(left_out=said)}")
+        finally:  # also for a reader that has enough of the output
+            result.save(options.output_dir)
         said.update(result.notes)
         results.append(result)
     _write_summary(results, Path(options.output_dir))

@@ -112,8 +112,6 @@ def run_duplicates(
     try:
         _write_reports(source, report, places, json_file, html_file)
     except OSError as error:
-        if not report.moved:
-            raise
         raise OSError(f"{error}\n{report.summary()}") from error
     return report
 

@@ -25,6 +25,7 @@ from .embedding_index import EmbeddingIndex
 from .folder_work import FolderWork, check_there
 from .index_places import (
     INDEX_ENDINGS,
+    WHOLE_FILMS,
     OtherIndexError,
     UnwritableIndex,
     build_beside,
@@ -229,7 +230,8 @@ def _refresh(
                 f"drive not mounted? If the {kind.noun}s are really gone, remove the index."
             )
         endings = ", ".join(sorted(kind.media.endings))
-        raise ValueError(f"{source} holds no {kind.noun}s; their endings are {endings}.")
+        advice = f" {WHOLE_FILMS}" if kind.over == "moments" else ""
+        raise ValueError(f"{source} holds no {kind.noun}s; their endings are {endings}.{advice}")
     if index is None:
         with naming_index(final_folder):
             index = EmbeddingIndex.create(

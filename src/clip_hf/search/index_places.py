@@ -29,6 +29,12 @@ logger = logging.get_logger(__name__)
 T = TypeVar("T")
 
 MODALITIES = ("images", "texts", "moments")
+WHOLE_FILMS = (
+    "Moments are found in films and in folders of films. Films of a table, Parquet files, tars or a dataset are "
+    "searched as whole films, once they are embedded: `clip-hf embed MODEL SOURCE OUT --num-frames 8`, then "
+    "`clip-hf search OUT`."
+)
+"""What to do with films where no moments can be found."""
 INDEX_ENDINGS = {"images": INDEX_ENDING, "texts": f".texts{INDEX_ENDING}", "moments": f".moments{INDEX_ENDING}"}
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _REFUSED = (*_READ_ONLY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)

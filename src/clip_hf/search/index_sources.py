@@ -17,6 +17,7 @@ from ..data.row_shards import RowColumns, ShardedRows, check_no_columns, folder_
 from ..embedding.dual_encoder import DualEncoder
 from ..embedding.embedding_job import EmbeddingJob
 from ..embedding.encoding_options import EncodingOptions
+from ..embedding.films_of_sources import describe_films
 from ..embedding.job_manifest import OtherJobError
 from ..embedding.job_options import EmbeddingOptions
 from ..embedding.part_files import FORMAT_NAME, IMAGES, MANIFEST, ROW_SCHEMA, TEXTS, EmbeddingFolder
@@ -29,6 +30,7 @@ from .folder_refresh import FolderRefresh, folder_of_files
 from .index_places import (
     EMBEDDED,
     INDEX_ENDINGS,
+    WHOLE_FILMS,
     OtherIndexError,
     build_beside,
     check_description,
@@ -265,6 +267,8 @@ def _open_job(
     """The index of a source that is embedded into its folder `embedded`."""
     described = describe_index(encoder, {"kind": "rows"}, over)
     is_new = not is_index(place)
+    if is_new and over == encoder.media == "images" and describe_films(source, columns):
+        raise ValueError(f"{source!s:.200} holds films. {WHOLE_FILMS}")
     if not is_new:
         _check_filled(EmbeddingIndex.open(place), described)
     else:
@@ -281,6 +285,7 @@ def _open_job(
         if is_new:
             remove_folder(place)
         raise
+    job.retry_option = "`rebuild` (--rebuild)"
     job.run()
     embedded = EmbeddingFolder(place / EMBEDDED)
     rows = job.source

@@ -7,8 +7,10 @@ from typing import Any
 
 from PIL import Image
 
-from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage
 from ..model.image_transform_clip_hf import DRAFT_FACTOR, open_upright, to_rgb
+from ..model.video_opening_clip_hf import is_video
+from ..model.video_reading_clip_hf import ClipSampling, read_clip
 
 
 _WHITE = (255, 255, 255)
@@ -16,12 +18,18 @@ _WHITE = (255, 255, 255)
 
 def thumbnail(picture: Any, edge: int, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """A picture, of what [`open_image`] takes, with at most `edge` pixels a side: upright, RGB, on white where it is
-    transparent. 16 bits are scaled, because it shows what is in a picture, not what a model sees of it.
+    transparent. 16 bits are scaled, because it shows what is in a picture, not what a model sees of it. Of a film it
+    is the middle frame.
 
     Raises:
         UnreadableImage: if the picture cannot be read.
     """
-    image = to_rgb(open_upright(picture, limits, True, "scale", _WHITE, draft_edge=DRAFT_FACTOR * edge))
+    try:
+        image = to_rgb(open_upright(picture, limits, True, "scale", _WHITE, draft_edge=DRAFT_FACTOR * edge))
+    except UnreadableImage:
+        if not is_video(picture):
+            raise
+        (image,) = read_clip(picture, ClipSampling(1))
     image.thumbnail((edge, edge))
     return image
 

@@ -21,6 +21,7 @@ import torch
 from ..embedding.dual_encoder import DualEncoder
 from ..model.image_reading_clip_hf import UnreadableImage, fetch_file
 from ..model.label_scores_clip_hf import best_labels, score_labels
+from ..model.video_opening_clip_hf import is_video
 from ..model.zero_shot_clip_hf import ensemble_prompts, prompts_for
 from ..search.index_sources import SourceIndex
 from ..search.search_results import SearchResults
@@ -302,7 +303,7 @@ class InferenceEngine:
             raise RequestError(404, "The row's picture cannot be read.", code="no_picture", param="id") from error
 
     def _shrink(self, picture: Any, edge: int) -> bytes:
-        data = fetch_file(picture, self._image_limits)
+        data = picture if is_video(picture) else fetch_file(picture, self._image_limits)
         with self._room.take(count_pixels(data)):
             return jpeg_bytes(thumbnail(data, edge, self._image_limits))
 

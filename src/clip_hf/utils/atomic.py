@@ -220,7 +220,8 @@ def usual_mode(path: Path) -> Iterator[None]:
 def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield the name of a file to write; it replaces `path` when the block ends without an error.
 
-    After an error, or if the process dies, the old file is unchanged. The folder is created if necessary.
+    After an error, or if the process dies, the old file is unchanged. The folder is created if necessary. An error in
+    writing, such as for a full disk, names the file.
     """
     path = Path(os.path.abspath(path))
     if path.is_dir():
@@ -233,5 +234,9 @@ def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename is not None or error.__cause__ is not None:
+            raise  # it says itself what it is about
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
