@@ -289,6 +289,8 @@ def test_random_frames_are_spread_over_their_segments():
     draws = np.array([ClipSampling(4).choose(40, generator=np.random.default_rng(seed)) for seed in range(400)])
     assert [sorted(set(column)) for column in draws.T] == [list(range(i, i + 10)) for i in (0, 10, 20, 30)]
     assert abs(draws.mean() - 19.5) < 0.5
+    # Each segment has a draw of its own: places in two segments tell nothing of each other.
+    assert np.abs(np.corrcoef(draws.T) - np.eye(4)).max() < 0.2
     assert set(ClipSampling(8).choose(3, generator=np.random.default_rng(0))) <= {0, 1, 2}
     with pytest.raises(ValueError, match="give one of them"):
         ClipSampling(4).choose(40, generator=np.random.default_rng(0), view=0)
