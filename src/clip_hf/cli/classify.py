@@ -213,8 +213,9 @@ def classify_images(
         reading (`dict[str, Any]`, *optional*): Arguments of its first step: `high_bit_depth`, ...
     """
 
+    takes_films = is_video_processor(classifier.image_processor)
+
     def read(path: str) -> torch.Tensor | Exception:
-        takes_films = is_video_processor(classifier.image_processor)
         if os.path.isdir(path):
             return empty_folder(takes_films)
         if is_video(path) and not takes_films:

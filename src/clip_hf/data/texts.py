@@ -60,9 +60,16 @@ def readable_name(name: str) -> str:
     return " ".join(name.replace("_", " ").split()) or name
 
 
+def label_feature(feature: Any) -> Any:
+    """The type of a column's labels: the column's, or that of the items of its lists."""
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return feature.feature
+    return feature[0] if isinstance(feature, list) else feature
+
+
 def class_label(feature: Any) -> datasets.ClassLabel | None:
     """The `ClassLabel` of a column, or of the items of its lists."""
-    label = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    label = label_feature(feature)
     return label if isinstance(label, datasets.ClassLabel) else None
 
 

@@ -283,10 +283,10 @@ class _FilmWork(FolderWork):
                     continue
                 seen.add(film.digest)
                 self._go_on(film)
-                last = yield from self._look_at(film, path)
+                yield from self._look_at(film, path)
                 if FileState.of(path, film.state.name) != film.state:
                     raise UnreadableVideo("file changed", "it changed while it was read; the next run reads it.")
-                yield _End(film, max(last, film_end(path, slack=1 / self.rate, limits=self.limits)))
+                yield _End(film, film_end(path, slack=1 / self.rate, limits=self.limits))
             except (OSError, UnreadableVideo) as error:
                 yield self._failure(film, error)
 
@@ -299,7 +299,7 @@ class _FilmWork(FolderWork):
             film.replaced = known.ids
 
     def _look_at(self, film: _Film, path: Path) -> Iterator[_Frame]:
-        """The frames with something new; returns the time at which the last one was looked at."""
+        """The frames with something new."""
         reference, before = None, None
         for seconds, image in read_frames(path, fps=self.rate, limits=self.limits):
             if self.is_stopped:
@@ -316,7 +316,6 @@ class _FilmWork(FolderWork):
             if reference is None or np.abs(blocks - reference).max() > SAME_PIXELS:
                 reference = blocks
                 yield _Frame(film, start, seconds, image)
-        return before or 0.0
 
     def _failure(self, film: _Film, error: Exception) -> _End:
         """Why a film is left out. `file changed` and what the system says are no fault of its content."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...data.data_sources import Rows
 from ...data.parts import SPLIT_NAMES
-from ...data.texts import class_label, readable_name
+from ...data.texts import class_label, label_feature, readable_name
 from ...utils.wording import counted, quoted
 from .dataset_registry import check_class_names, imagenet_subsets, load_class_names
 from .evaluation_source import EvaluationSource
@@ -23,13 +23,6 @@ _TEXT = ".*string"
 _SYNSET = re.compile(r"n\d{8}")
 # A label id written as text; pandas writes those of a column with gaps with a decimal point.
 _NUMBER = re.compile(r"\s*[+-]?\d+(?:\.0*)?\s*")
-
-
-def _label_feature(feature: Any) -> Any:
-    """The type of a column's labels: the column's, or that of the items of its lists."""
-    if isinstance(feature, datasets.List | datasets.LargeList):
-        return feature.feature
-    return feature[0] if isinstance(feature, list) else feature
 
 
 def read_class_names(
@@ -102,7 +95,7 @@ def _labels_of(value: Any) -> list:
 
 def _is_value(feature: Any, dtypes: str = "") -> bool:
     """Whether labels are plain values, of a dtype that matches this regular expression."""
-    label = _label_feature(feature)
+    label = label_feature(feature)
     return isinstance(label, datasets.Value) and re.match(dtypes, label.dtype) is not None
 
 
@@ -176,7 +169,7 @@ def _in_order_of(data_names: list[str], names: list[str], where: str, may_differ
 def read_targets(data: datasets.Dataset, column: str, names: list[str], where: str) -> np.ndarray:
     """The labels of each row: int64 (n,), or bool (n, c) of a column of lists."""
     feature, values = data.features[column], data[column][:]
-    is_list = _label_feature(feature) is not feature
+    is_list = label_feature(feature) is not feature
     missing = [row for row, value in enumerate(values) if any(map(_is_missing, _labels_of(value)))]
     if missing:
         rows = f"{counted(len(missing), 'row')} {'has' if len(missing) == 1 else 'have'}"
@@ -208,7 +201,7 @@ def _multi_label(values: list, feature: Any, names: list[str], where: str) -> np
     is_text = _is_value(feature, _TEXT)
     if _is_value(feature) and not is_text and not _is_value(feature, "u?int"):
         raise ValueError(
-            f"{where}: the labels are lists of {_label_feature(feature).dtype}; give lists of the ids of an image's "
+            f"{where}: the labels are lists of {label_feature(feature).dtype}; give lists of the ids of an image's "
             f"classes, or a 0 or 1 for each of the {len(names)} classes."
         )
     ids = _ids_of_strings(flat, names, where) if is_text else flat
