@@ -159,7 +159,7 @@ def attempt(name, function, *args, **kwargs):
     except ImportError as error:
         found[name] = f"{{type(error).__name__}} {{error.name}}: {{error}}"
 
-parts = ["data", "training", "embedding", "search", "serving", "evaluation", "data.tars"]
+parts = ["adaptation", "data", "training", "embedding", "search", "serving", "evaluation", "data.tars"]
 parts += ["evaluation.registry.evaluation_data"]
 for part in parts:
     attempt(part, importlib.import_module, f"clip_hf.{{part}}")
@@ -181,6 +181,7 @@ print(json.dumps(found))
             "train",
         ),
         "serving": "serve",
+        "adaptation": "adapt",
         **dict.fromkeys(["evaluation", "evaluation.registry.evaluation_data", "metric"], "eval"),
         **dict.fromkeys(["evaluate_retrieval.py", "evaluate_zero_shot.py", "linear_probe.py"], "eval"),
         "demo.py": "demo",

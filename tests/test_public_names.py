@@ -59,6 +59,7 @@ PUBLIC_NAMES = {
         "same_label_loss",
         "sigmoid_loss",
     ],
+    "clip_hf.adaptation": [],
     "clip_hf.checkpoints": [
         "Checkpoint",
         "ConversionReport",
