@@ -59,7 +59,15 @@ PUBLIC_NAMES = {
         "same_label_loss",
         "sigmoid_loss",
     ],
-    "clip_hf.adaptation": [],
+    "clip_hf.adaptation": [
+        "AdaptOptions",
+        "AdaptationReport",
+        "AdaptedSeed",
+        "Change",
+        "TrainingSize",
+        "adapt",
+        "size_training",
+    ],
     "clip_hf.checkpoints": [
         "Checkpoint",
         "ConversionReport",

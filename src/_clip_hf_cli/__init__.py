@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NoReturn
 
-from . import classify, compare, convert, embed, env, evaluate, export, search, serve, tag, train
+from . import adapt, classify, compare, convert, embed, env, evaluate, export, search, serve, tag, train
 from .control_characters import escape_controls
 from .server_arguments import check_server_arguments
 
@@ -31,6 +31,10 @@ _COMMANDS = {
     "classify": (classify, "say which of some labels fits each image"),
     "convert": (convert, "convert a checkpoint of OpenAI's, open_clip's, transformers' or ours into another format"),
     "train": (train, "train a model on image-text pairs: from scratch, or fine-tune"),
+    "adapt": (
+        adapt,
+        "adapt a model to a few examples or to all: low rank, all weights, or a head on its features",
+    ),
     "evaluate": (evaluate, "evaluate a model: zero-shot, retrieval, linear probe, few-shot, robustness"),
     "compare": (compare, "compare evaluated models side by side"),
     "embed": (embed, "embed any number of images and captions into a folder, and go on after any interruption"),

@@ -32,7 +32,19 @@ from clip_hf.search.no_match import DEFAULT_SHARE
 from clip_hf.utils.extras import MissingExtra
 
 
-COMMANDS = ("classify", "convert", "train", "evaluate", "compare", "embed", "search", "export", "env", "serve")
+COMMANDS = (
+    "classify",
+    "convert",
+    "train",
+    "evaluate",
+    "compare",
+    "embed",
+    "search",
+    "export",
+    "env",
+    "serve",
+    "adapt",
+)
 
 
 def stopped(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -103,6 +115,7 @@ COMMAND_LINES = {
     "export": ["m", "destination"],
     "env": [],
     "serve": ["m"],
+    "adapt": ["m", "digits"],
 }
 
 

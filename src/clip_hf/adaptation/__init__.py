@@ -7,5 +7,19 @@ from ..utils.extras import require_extra
 
 require_extra("adapt", "clip_hf.adaptation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
+from .adapt_options import AdaptOptions
+from .adapt_report import AdaptationReport, AdaptedSeed
+from .adapting import adapt
+from .measuring_change import Change
+from .tower_training import TrainingSize, size_training
 
-__all__: list[str] = []
+
+__all__ = [
+    "AdaptOptions",
+    "AdaptationReport",
+    "AdaptedSeed",
+    "Change",
+    "TrainingSize",
+    "adapt",
+    "size_training",
+]

@@ -304,7 +304,7 @@ def few_shot(
     if not shots or shots[0] < 1 or not seeds:
         raise ValueError(f"`shots` are {shots} and `seeds` {seeds}; give at least one of each, shots from 1.")
     counts = np.bincount(run.train.labels, minlength=run.num_classes)
-    _check_shots(shots, counts, options.class_names, options.data)
+    check_shots(shots, counts, options.class_names, options.data)
     zero_shot = run.zero_shot()
     probe = run.curve(shots, seeds, None)
     from_text = None if run.text is None else run.curve(shots, seeds, run.text)
@@ -391,10 +391,10 @@ def _check_splits(splits: dict[str, Any], shots: Sequence[int]) -> None:
     if splits["test"].is_multi_label:
         raise ValueError(f"An image of {splits['test'].name} may have several classes; few-shot is for one.")
     train = splits["train"]
-    _check_shots(shots, train.class_counts, train.class_names, train.name)
+    check_shots(shots, train.class_counts, train.class_names, train.name)
 
 
-def _check_shots(shots: Sequence[int], counts: np.ndarray, class_names: Sequence[str] | None, data: str) -> None:
+def check_shots(shots: Sequence[int], counts: np.ndarray, class_names: Sequence[str] | None, data: str) -> None:
     """Refuse more shots than every class has training rows."""
     short = np.flatnonzero(counts < max(shots))
     if len(short):

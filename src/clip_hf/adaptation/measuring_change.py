@@ -1,0 +1,179 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Figures of a model before and after an adaptation, on the same pictures, with paired intervals.
+
+Shapes: n pictures, c classes, r resamples.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..embedding.dual_encoder import DualEncoder
+from ..embedding.encoding_options import EncodingOptions
+from ..evaluation.numerics.bootstrap import resampled_interval
+from ..evaluation.numerics.metrics import classification_statistic
+from ..evaluation.numerics.statistics import Statistic, mean_of_rows
+from ..evaluation.registry.evaluation_data import ClassificationData
+from ..evaluation.tasks.labelled_features import encode_labelled
+from ..evaluation.tasks.retrieval import RetrievalOptions, evaluate_retrieval
+from ..evaluation.tasks.zero_shot import class_embeddings
+from .adapt_data import Data
+
+
+CONFIDENCE = 0.95
+_ROUNDING = 1e-12  # means of equal figures, summed up in another order
+
+
+@dataclass
+class Figure:
+    """One figure of one model, in a form that can be resampled.
+
+    Args:
+        metric (`str`): Its name, such as `"top1"` or `"image_to_text_R@1"`.
+        statistic: Its value for many sets of weights (r, n) of the pictures at once.
+        rows (`int`): n.
+    """
+
+    metric: str
+    statistic: Statistic
+    rows: int
+
+    @property
+    def value(self) -> float:
+        """The figure, 0 to 1."""
+        return float(self.statistic(np.ones((1, self.rows)))[0])
+
+
+@dataclass
+class Change:
+    """A figure before and after, over one or several adaptations.
+
+    Args:
+        role (`str`): `"task"`, or `"retained"` for what the model could do before.
+        data (`str`): The data and their part.
+        metric (`str`): The figure's name.
+        rows (`int`): Number of pictures.
+        before (`float`): The figure of the model as it was, 0 to 1.
+        after (`list[float]`): That of each adaptation.
+        before_interval, after_interval, interval (`tuple[float, float]`): 95% intervals of `before`, of the mean of
+            `after`, and of their difference: percentiles of a bootstrap over pictures (the same ones before and after)
+            and, where there are several, over adaptations.
+    """
+
+    role: str
+    data: str
+    metric: str
+    rows: int
+    before: float
+    after: list[float]
+    before_interval: tuple[float, float]
+    after_interval: tuple[float, float]
+    interval: tuple[float, float]
+
+    @property
+    def mean_after(self) -> float:
+        """Mean over adaptations."""
+        return float(np.mean(self.after))
+
+    @property
+    def change(self) -> float:
+        """What was gained, 0.1 for ten points; negative if it was lost."""
+        change = self.mean_after - self.before
+        return 0.0 if abs(change) < _ROUNDING else change
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over adaptations, that of a sample; 0 for one."""
+        return float(np.std(self.after, ddof=1)) if len(self.after) > 1 else 0.0
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the interval of the difference holds 0."""
+        return self.interval[0] <= 0 <= self.interval[1]
+
+
+def measure_change(
+    role: str, data: str, before: Figure, after: list[Figure], resamples: int = 1000, seed: int = 0
+) -> Change:
+    """Compare one model with one or several others on the same pictures, see [`Change`].
+
+    Raises:
+        ValueError: if the figures are of other metrics or numbers of pictures.
+    """
+    if any((one.metric, one.rows) != (before.metric, before.rows) for one in after):
+        shown = ", ".join(f"{one.metric} of {one.rows}" for one in (before, *after))
+        raise ValueError(f"Figures of other data cannot be compared: {shown} pictures.")
+    over_adaptations = _mean_over(after, seed)
+
+    def difference(weights: np.ndarray) -> np.ndarray:
+        values = over_adaptations(weights) - before.statistic(weights)
+        return np.where(np.abs(values) < _ROUNDING, 0.0, values)
+
+    def interval(statistic: Statistic) -> tuple[float, float]:
+        return resampled_interval(statistic, before.rows, resamples, CONFIDENCE, seed)
+
+    # Each interval has the same draws of adaptations, because each starts the generator anew.
+    return Change(
+        role=role,
+        data=data,
+        metric=before.metric,
+        rows=before.rows,
+        before=before.value,
+        after=[one.value for one in after],
+        before_interval=interval(before.statistic),
+        after_interval=interval(_mean_over(after, seed)),
+        interval=interval(difference),
+    )
+
+
+def _mean_over(figures: list[Figure], seed: int) -> Statistic:
+    """The mean over adaptations that are drawn with replacement, as the pictures are: (r,)."""
+    generator, count = np.random.default_rng((seed, 1)), len(figures)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        values = np.stack([figure.statistic(weights) for figure in figures])  # (count, r)
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=len(weights)) / count  # (r, count)
+        return np.einsum("rc,cr->r", drawn, values)
+
+    return statistic
+
+
+def figure_of_scores(metric: str, scores: np.ndarray, targets: np.ndarray) -> Figure:
+    """The metric of scores (n, c) and targets (n,)."""
+    return Figure(metric, classification_statistic(metric, scores, targets), len(targets))
+
+
+@dataclass
+class LabelledFeatures:
+    """Features of labelled images.
+
+    Args:
+        data ([`ClassificationData`]): Those that could be read.
+        features (`np.ndarray` of shape (n, dim)): In the space shared with texts, L2-normalised.
+    """
+
+    data: ClassificationData
+    features: np.ndarray
+
+
+def encode_data(encoder: DualEncoder, data: ClassificationData, encoding: EncodingOptions) -> LabelledFeatures:
+    """Embed labelled images."""
+    readable, features, _ = encode_labelled(encoder, data, options=encoding)
+    return LabelledFeatures(readable, features)
+
+
+def zero_shot_figures(encoder: DualEncoder, data: Data, encoding: EncodingOptions) -> list[Figure]:
+    """The figures of a model by its texts: of labelled images their metric, of captioned ones R@1 both ways."""
+    if isinstance(data, ClassificationData):
+        encoded = encode_data(encoder, data, encoding)
+        classifier = class_embeddings(encoder, data.class_names, data.templates, encoding)
+        return [figure_of_scores(data.metric, encoded.features @ classifier.T, encoded.data.targets)]
+    result = evaluate_retrieval(encoder, data, RetrievalOptions(resamples=0, encoding=replace(encoding)))
+    owners, count = result.image_of_text, result.num_images
+    by_text = mean_of_rows(result.text_to_image_ranks < 1)
+    return [
+        Figure("image_to_text_R@1", mean_of_rows(result.image_to_text_ranks < 1), count),
+        # A picture is drawn with all its texts.
+        Figure("text_to_image_R@1", lambda weights: by_text(weights[:, owners]), count),
+    ]

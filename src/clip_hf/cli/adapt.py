@@ -1,0 +1,76 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`clip-hf adapt`: adapt a model to a task, and say what was gained and lost."""
+
+import argparse
+
+from transformers.utils import logging
+
+from ..utils.extras import require_extra
+
+
+require_extra("adapt", "`clip-hf adapt`", "datasets")
+
+from ..adaptation import AdaptationReport, AdaptOptions, adapt
+from ..adaptation.adapting import default_folder
+from ..embedding import EncodingOptions
+from ..evaluation import ClassificationOptions, load_class_names, load_templates
+from ..utils.terminal_tables import wrap_lines
+from .image_options import image_options
+
+
+def adapt_options(options: argparse.Namespace) -> AdaptOptions:
+    """Turn the arguments of `clip-hf adapt` into options."""
+    return AdaptOptions(
+        model=options.model,
+        data=options.data,
+        method=options.method,
+        output_dir=options.output_dir or default_folder(options.model, options.data, options.method),
+        overwrite=options.overwrite,
+        shots=options.shots,
+        seeds=options.seeds,
+        seed=options.seed,
+        retain=None if options.retain.strip().lower() == "none" else options.retain,
+        wise=_share_or_auto(options.wise),
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        crop_scale=options.crop_scale,
+        horizontal_flip=options.horizontal_flip or 0.0,
+        data_options=ClassificationOptions(
+            image_column=options.image_column,
+            label_column=options.label_column,
+            class_names=load_class_names(options.class_names) if options.class_names else None,
+            templates=load_templates(options.templates) if options.templates else None,
+            image_root=options.image_root,
+        ),
+        caption_column=options.caption_column,
+        image_options=image_options(options),
+        encoding=EncodingOptions(batch_size=options.encode_batch_size, max_skipped_share=options.max_skipped_share),
+        device=options.device,
+        resamples=options.resamples,
+    )
+
+
+def _share_or_auto(text: str | None) -> float | str | None:
+    if text is None or text.strip().lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text.strip().lower()
+
+
+def show(report: AdaptationReport) -> None:
+    """Print the table, what it means, and where the model is."""
+    print(report.terminal_table())
+    for line in (*report.verdict, *report.advice, report.how_measured()):
+        print(wrap_lines(line))
+    print(wrap_lines(f"The model is in {report.model_folder}, the report in {report.folder}."))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Adapt, and report; returns the exit status."""
+    logging.disable_progress_bar()
+    show(adapt(adapt_options(options), say=lambda line: print(wrap_lines(line))))
+    return 0
