@@ -112,7 +112,8 @@ class RegularizationPath:
         check_matrix(features, "features")
         labels = check_labels(labels, len(features), "labels", num_classes)
         num_classes = num_classes_of(labels) if num_classes is None else num_classes
-        check_all_classes(labels, num_classes, "labels")
+        if self.options.intercept:  # without one, the penalty keeps the minimum of a class without rows finite
+            check_all_classes(labels, num_classes, "labels")
         weights = _checked_weights(weights, len(features))
         _check_center(center, (num_classes, features.shape[1]))
         # Softmax' two rows are plus and minus w / 2, whose squared norms add up to half of ||w||^2.
