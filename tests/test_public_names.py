@@ -93,6 +93,7 @@ PUBLIC_NAMES = {
         "deduplicate",
         "hold_out",
         "iter_texts",
+        "load_line_drawings",
         "load_moving_drawings",
         "load_openmoji",
         "load_pairs",
