@@ -59,7 +59,16 @@ PUBLIC_NAMES = {
         "same_label_loss",
         "sigmoid_loss",
     ],
-    "clip_hf.adaptation": [],
+    "clip_hf.adaptation": [
+        "GreedySoup",
+        "TaskVector",
+        "add_task_vectors",
+        "average_weights",
+        "greedy_soup",
+        "interpolate_weights",
+        "reestimate_batch_norm_",
+        "task_vector",
+    ],
     "clip_hf.checkpoints": [
         "Checkpoint",
         "ConversionReport",

@@ -7,5 +7,25 @@ from ..utils.extras import require_extra
 
 require_extra("adapt", "clip_hf.adaptation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
+from .batch_norm import reestimate_batch_norm_
+from .weight_space import (
+    GreedySoup,
+    TaskVector,
+    add_task_vectors,
+    average_weights,
+    greedy_soup,
+    interpolate_weights,
+    task_vector,
+)
 
-__all__: list[str] = []
+
+__all__ = [
+    "GreedySoup",
+    "TaskVector",
+    "add_task_vectors",
+    "average_weights",
+    "greedy_soup",
+    "interpolate_weights",
+    "reestimate_batch_norm_",
+    "task_vector",
+]
