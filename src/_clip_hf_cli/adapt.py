@@ -12,7 +12,8 @@ METHODS = {
     "lora": "low-rank changes of both towers, merged at the end (CLIP-LoRA); with captions too",
     "flyp": "all weights, by the contrastive loss on images and prompts of their classes (FLYP); with captions too",
     "full": "all weights, by the cross-entropy over the prompts of all classes; with captions as flyp",
-    "probe": "a linear classifier on frozen features that starts at the text classifier",
+    "probe": "a linear classifier on frozen features, which does not know the texts",
+    "text_linear": "the same, held near the text classifier",
     "tip": "a cache of the examples beside the text classifier, nothing trained (Tip-Adapter)",
     "tip_f": "the same, and the cache's keys are trained (Tip-Adapter-F)",
     "clap": "class prototypes that start at the texts and are pulled back to them (CLAP)",
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Adapt a CLIP to labelled images or to captioned pictures, and say what was gained on the task and lost on\n"
         "what the model could do before. Steps and learning rate follow from the data; choices are made on\n"
-        "validation rows only. Methods:\n" + "".join(f"\n  {name:6} {text}" for name, text in METHODS.items())
+        "validation rows only. Methods:\n" + "".join(f"\n  {name:12} {text}" for name, text in METHODS.items())
     )
     parser.epilog = _EPILOG
     parser.add_argument("model", help="folder or hub name of a CLIP of ours or of transformers")

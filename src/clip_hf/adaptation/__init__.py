@@ -10,8 +10,18 @@ require_extra("adapt", "clip_hf.adaptation", "accelerate", "datasets", "filelock
 from .adapt_options import AdaptOptions
 from .adapt_report import AdaptationReport, AdaptedSeed
 from .adapting import adapt
+from .batch_norm import reestimate_batch_norm_
 from .measuring_change import Change
 from .tower_training import TrainingSize, size_training
+from .weight_space import (
+    GreedySoup,
+    TaskVector,
+    add_task_vectors,
+    average_weights,
+    greedy_soup,
+    interpolate_weights,
+    task_vector,
+)
 
 
 __all__ = [
@@ -19,7 +29,15 @@ __all__ = [
     "AdaptationReport",
     "AdaptedSeed",
     "Change",
+    "GreedySoup",
+    "TaskVector",
     "TrainingSize",
     "adapt",
+    "add_task_vectors",
+    "average_weights",
+    "greedy_soup",
+    "interpolate_weights",
+    "reestimate_batch_norm_",
     "size_training",
+    "task_vector",
 ]

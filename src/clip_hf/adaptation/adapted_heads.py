@@ -5,20 +5,16 @@
 import time
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import save_file
-
-from ..evaluation.numerics.logistic_regression import LogisticRegressionOptions, RegularizationPath
-from ..evaluation.tasks.linear_probe import search_lambda
+from ..evaluation.numerics.feature_heads import fit_head
+from ..evaluation.numerics.head_fitting import FeatureHead
 from ..evaluation.tasks.zero_shot import class_embeddings
-from ..model_card.card import ModelCardDetails, write_model_card
+from ..model.modeling_clip_hf import ClipHFForImageClassification
+from ..model_card.card import ModelCardDetails
 from .adapt_data import Draw
 from .adapt_report import AdaptedSeed
 from .adapted_model import Adapted, Starting
+from .classifier_card import write_classifier_card
 from .measuring_change import encode_data, figure_of_scores
-
-
-_PENALTY = 0.1  # lambda without validation rows, for features of variance 1, see `FewShotOptions.text_penalty`
 
 
 class HeadMethod:
@@ -26,54 +22,50 @@ class HeadMethod:
 
     def __init__(self, start: Starting):
         self.start = start
-        options, data, encoder = start.options, start.data, start.encoder
-        test = data.test
+        options, encoder, test = start.options, start.encoder, start.data.test
         self.text = class_embeddings(encoder, test.class_names, test.templates, options.encoding)
         self.test = encode_data(encoder, test, options.encoding)
 
     def __call__(self, draw: Draw) -> Adapted:
         """Fit a head to the examples of a draw."""
-        encoder, encoding = self.start.encoder, self.start.options.encoding
-        train = encode_data(encoder, draw.train, encoding)
-        validation = None if draw.validation is None else encode_data(encoder, draw.validation, encoding)
+        encoder, options, metric = self.start.encoder, self.start.options, self.test.data.metric
+        train = encode_data(encoder, draw.train, options.encoding)
+        validation = None if draw.validation is None else encode_data(encoder, draw.validation, options.encoding)
+        rows = None if validation is None else (validation.features, validation.data.targets)
         started = time.perf_counter()
-        weights = encoder.logit_scale * self.text.astype(np.float64)
-        path = RegularizationPath(
+        head = fit_head(
+            options.method,
             train.features,
             train.data.targets,
-            num_classes=len(weights),
-            center=weights,
-            options=LogisticRegressionOptions(intercept=False),
+            self.text,
+            rows,
+            logit_scale=encoder.logit_scale,
+            seed=draw.seed,
         )
-        variance = float(train.features.astype(np.float64).var(axis=0).sum()) or 1.0
-        score = None
-        if validation is None:
-            head = path.solve(_PENALTY * variance)
-        else:
-            metric = self.test.data.metric
-
-            def score_of(penalty: float) -> float:
-                scores = path.solve(penalty).scores(validation.features)
-                return figure_of_scores(metric, scores, validation.data.targets).value
-
-            penalty, tried = search_lambda(score_of)
-            head, score = path.solve(penalty), tried[penalty]
+        seconds = time.perf_counter() - started
+        count = trained_values(head)
         entry = AdaptedSeed(
             seed=draw.seed,
             examples=len(train.features),
-            validation_rows=0 if validation is None else len(validation.features),
-            validation=score,
-            settings={"lambda": head.penalty},
-            trained=head.coefficients.size,
-            parameters=sum(p.numel() for p in encoder.model.parameters()) + head.coefficients.size,
-            seconds=time.perf_counter() - started,
+            validation_rows=0 if rows is None else len(rows[1]),
+            validation=None if rows is None else figure_of_scores(metric, head.scores(rows[0]), rows[1]).value,
+            settings={**head.chosen, "chosen on": head.chosen_on},
+            trained=count,
+            parameters=encoder.model.num_parameters() + count,
+            seconds=seconds,
         )
-        figure = figure_of_scores(self.test.data.metric, head.scores(self.test.features), self.test.data.targets)
+        figure = figure_of_scores(metric, head.scores(self.test.features), self.test.data.targets)
 
         def save(folder: Path, details: ModelCardDetails) -> None:
-            encoder.model.save_pretrained(folder)
-            encoder.processor.save_pretrained(folder)
-            save_file({"classifier.weight": head.coefficients.astype(np.float32)}, str(folder / "head.safetensors"))
-            write_model_card(folder, encoder.model.config, None, details)
+            labels = self.test.data.class_names
+            model = ClipHFForImageClassification.from_feature_head(encoder.model, head, labels)
+            model.save_pretrained(folder)
+            encoder.image_processor.save_pretrained(folder)
+            write_classifier_card(folder, labels, details)
 
         return Adapted(entry, [figure], self.start.on_retained, save)
+
+
+def trained_values(head: FeatureHead) -> int:
+    """Number of values that a head adds to the model: weights, biases, cached keys; 0 where it is zero-shot's."""
+    return head.weight.size + head.bias.size + (0 if head.keys is None else head.keys.size)

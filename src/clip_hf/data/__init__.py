@@ -14,6 +14,7 @@ from .collator import ImageTextCollator
 from .curation import Duplicates, QueryBalance, balance_by_query, deduplicate, queries_from_captions
 from .holdout import hold_out
 from .image_text import ImageTextDataset, read_captions
+from .line_drawings import load_line_drawings
 from .moving_drawings import REVERSED_ACTIONS, load_moving_drawings
 from .openmoji import (
     ATTRIBUTION,
@@ -49,6 +50,7 @@ __all__ = [
     "deduplicate",
     "hold_out",
     "iter_texts",
+    "load_line_drawings",
     "load_moving_drawings",
     "load_openmoji",
     "load_pairs",

