@@ -70,9 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--steps", type=int, help="number of updates")
     how.add_argument("--learning-rate", type=float, help="highest learning rate")
     how.add_argument("--batch-size", type=int, help="images of an update")
-    how.add_argument(
-        "--crop-scale", type=float, nargs="+", metavar="SHARE", help="random crops, such as 0.3 1"
-    )
+    how.add_argument("--crop-scale", type=float, nargs="+", metavar="SHARE", help="random crops, such as 0.3 1")
     how.add_argument("--horizontal-flip", type=float, metavar="P", help="probability of a flip (default: 0)")
     how.add_argument(
         "--wise",

@@ -17,7 +17,7 @@ from clip_hf.training import (
     fit_batch_size,
     planning,
 )
-from clip_hf.training.planning import check_plan, num_steps_of
+from clip_hf.training.planning import averaged_share, check_average, check_plan, num_steps_of
 from clip_hf.utils.wording import counted
 from tiny_models import make_tiny_model
 
@@ -151,3 +151,32 @@ def test_an_average_of_ten_steps_holds_nothing_of_the_start():
         moved = (model.text_projection.weight - start).mean().item()
     # Of ten steps of 1 the average is at 8 to 9; with a decay of 0.999 from the first on it would be near 1.
     assert 8 < moved < 10
+
+
+@pytest.mark.parametrize(("decay", "steps"), [(0.999, 1), (0.999, 10), (0.5, 10), (0.9, 200)])
+def test_what_the_average_holds_is_what_averaged_weights_come_to(decay, steps):
+    options = TrainingOptions(ema_decay=decay, warmup_share=0.3)
+    model = torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    schedule = cosine_schedule(optimizer, options.warmup_steps_of(steps), steps)
+    average = AveragedWeights(model, decay)
+    for _ in range(steps):
+        model.weight.grad = -torch.ones_like(model.weight)  # each step goes the same way
+        optimizer.step()
+        schedule.step()
+        average.update(model)
+    moved = model.weight.item()
+    with average.applied_to(model):
+        assert model.weight.item() / moved == pytest.approx(averaged_share(options, steps), abs=1e-5)
+
+
+def test_an_average_that_holds_little_of_the_training_says_so(caplog):
+    check_average(TrainingOptions(ema_decay=0.999), 10)
+    check_average(TrainingOptions(), 10)
+    assert not caplog.text
+    check_average(TrainingOptions(ema_decay=0.999, warmup_share=0.99), 10)
+    words = r"`ema_decay` 0.999\) holds [0-9]+% of what 10 steps with 9 steps of warm-up move.* Leave `ema_decay` out"
+    assert re.search(words, caplog.text)
+    said = describe_plan(TrainingOptions(model="m", ema_decay=0.999), make_tiny_model("vit"), 10, 100, None)
+    assert re.search(r"1 step of warm-up; the weights' average holds 9[0-9]% of what they move\. Results", said)

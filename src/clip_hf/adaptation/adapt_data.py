@@ -104,8 +104,6 @@ def load_adaptation_data(options: AdaptOptions) -> AdaptationData:
         counts = data.train.class_counts
         if options.shots is not None:
             check_shots([options.shots], counts, data.train.class_names, data.train.name)
-        for seed in options.all_seeds:
-            draw_examples(data, options, seed)  # says now what cannot be drawn
     return data
 
 

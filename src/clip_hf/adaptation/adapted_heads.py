@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ..evaluation.numerics.feature_heads import fit_head
 from ..evaluation.numerics.head_fitting import FeatureHead
-from ..evaluation.tasks.zero_shot import class_embeddings
 from ..model.modeling_clip_hf import ClipHFForImageClassification
 from ..model_card.card import ModelCardDetails
 from .adapt_data import Draw
@@ -22,9 +21,7 @@ class HeadMethod:
 
     def __init__(self, start: Starting):
         self.start = start
-        options, encoder, test = start.options, start.encoder, start.data.test
-        self.text = class_embeddings(encoder, test.class_names, test.templates, options.encoding)
-        self.test = encode_data(encoder, test, options.encoding)
+        self.test, self.text = start.on_task.images, start.on_task.text
 
     def __call__(self, draw: Draw) -> Adapted:
         """Fit a head to the examples of a draw."""
@@ -63,7 +60,7 @@ class HeadMethod:
             encoder.image_processor.save_pretrained(folder)
             write_classifier_card(folder, labels, details)
 
-        return Adapted(entry, [figure], self.start.on_retained, save)
+        return Adapted(entry, [figure], self.start.on_retained.figures, save)
 
 
 def trained_values(head: FeatureHead) -> int:

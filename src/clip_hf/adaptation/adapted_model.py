@@ -11,7 +11,7 @@ from ..model_card.card import ModelCardDetails
 from .adapt_data import AdaptationData, Data
 from .adapt_options import AdaptOptions
 from .adapt_report import AdaptedSeed
-from .measuring_change import Figure
+from .measuring_change import Figure, ZeroShot
 
 
 @dataclass
@@ -23,15 +23,15 @@ class Starting:
         encoder ([`DualEncoder`]): The model.
         data ([`AdaptationData`]): The task.
         retained ([`ClassificationData`] or [`RetrievalData`], *optional*): What it could do before.
-        on_task, on_retained (`list[Figure]`): Its figures on both.
+        on_task, on_retained ([`ZeroShot`]): Its figures on both; none on what there is not.
     """
 
     options: AdaptOptions
     encoder: DualEncoder
     data: AdaptationData
     retained: Data | None
-    on_task: list[Figure] = field(default_factory=list)
-    on_retained: list[Figure] = field(default_factory=list)
+    on_task: ZeroShot = field(default_factory=lambda: ZeroShot([]))
+    on_retained: ZeroShot = field(default_factory=lambda: ZeroShot([]))
 
 
 @dataclass

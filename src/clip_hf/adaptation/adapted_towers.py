@@ -3,18 +3,29 @@
 """Adapt by training the towers: low rank, the contrastive loss on class prompts, or all weights."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from torch import nn
+
+from ..embedding.dual_encoder import DualEncoder
 from ..embedding.load_encoder import load_dual_encoder
-from ..model.modeling_clip_hf import ClipHFModel
 from ..model_card.card import ModelCardDetails, write_model_card
 from .adapt_data import Draw
 from .adapt_folder import RUNS_FOLDER
 from .adapt_report import AdaptedSeed
 from .adapted_model import Adapted, Starting
-from .measuring_change import zero_shot_figures
-from .tower_training import train_towers
+from .batch_norm import batch_norm_layers, reestimate_batch_norm_
+from .measuring_change import measure_zero_shot
+from .tower_training import count_trained, train_towers
+from .weight_space import interpolate_weights
+
+
+ALPHAS = tuple(step / 10 for step in range(11))
+"""The shares of the way to the new weights that `wise="auto"` tries."""
+_BATCH_NORM_IMAGES = 256  # to measure statistics on between two ResNets
 
 
 class TowerMethod:
@@ -26,35 +37,77 @@ class TowerMethod:
 
     def __call__(self, draw: Draw) -> Adapted:
         """Train the towers on the examples of a draw."""
-        options, encoding = self.start.options, self.start.options.encoding
+        start, options = self.start, self.start.options
         started = time.perf_counter()
-        width = self.start.encoder.model.config.vision_config.hidden_size
-        trained, size = train_towers(options, draw, width, self.folder / RUNS_FOLDER / f"seed{draw.seed}")
+        width = start.encoder.model.config.vision_config.hidden_size
+        place = self.folder / RUNS_FOLDER / f"seed{draw.seed}"
+        trained, size = train_towers(options, draw, width, place)
         seconds = time.perf_counter() - started
-        encoder = load_dual_encoder(str(trained), device=self.start.encoder.device)
-        encoder.set_image_options(**options.image_options)
+        settings = {name: value for name, value in asdict(size).items() if value is not None}
+        encoder = self._encoder(load_dual_encoder(str(trained), device=start.encoder.device))
+        if options.wise is not None:
+            encoder, settings["alpha"] = self._between(encoder.model, draw)
         score = None
         if draw.validation is not None:
-            score = zero_shot_figures(encoder, draw.validation, encoding)[0].value
-        count = sum(parameter.numel() for parameter in encoder.model.parameters())
+            score = self._score(encoder, draw)
         entry = AdaptedSeed(
             seed=draw.seed,
             examples=len(draw.train),
             validation_rows=0 if draw.validation is None else len(draw.validation),
             validation=score,
-            settings={name: value for name, value in asdict(size).items() if value is not None},
-            trained=count,
-            parameters=count,
+            settings=settings,
+            trained=count_trained(place, encoder.model),
+            parameters=encoder.model.num_parameters(),
             seconds=seconds,
         )
-        on_task = zero_shot_figures(encoder, self.start.data.test, encoding)
-        retained = self.start.retained
-        on_retained = [] if retained is None else zero_shot_figures(encoder, retained, encoding)
+        on_task = measure_zero_shot(encoder, start.data.test, options.encoding).figures
+        on_retained = []
+        if start.retained is not None:
+            on_retained = measure_zero_shot(encoder, start.retained, options.encoding).figures
 
         def save(folder: Path, details: ModelCardDetails) -> None:
-            model: ClipHFModel = encoder.model
-            model.save_pretrained(folder)
+            encoder.model.save_pretrained(folder)
             encoder.processor.save_pretrained(folder)
-            write_model_card(folder, model.config, None, details, count)
+            write_model_card(folder, encoder.model.config, None, details, encoder.model.num_parameters())
 
         return Adapted(entry, on_task, on_retained, save)
+
+    def _encoder(self, encoder: DualEncoder) -> DualEncoder:
+        """The encoder, reading images as the one before does."""
+        encoder.set_image_options(**self.start.options.image_options)
+        return encoder
+
+    def _score(self, encoder: DualEncoder, draw: Draw) -> float:
+        """The first figure on the validation rows."""
+        return measure_zero_shot(encoder, draw.validation, self.start.options.encoding).figures[0].value
+
+    def _between(self, tuned: nn.Module, draw: Draw) -> tuple[DualEncoder, float]:
+        """The model at the share that was asked for, or at the one that is best on validation rows.
+
+        Among equals it is the smallest, which keeps most of the model.
+        """
+        wise = self.start.options.wise
+        if wise != "auto":
+            return self._at(tuned, float(wise), draw), float(wise)
+        scores = {alpha: self._score(self._at(tuned, alpha, draw), draw) for alpha in ALPHAS}
+        alpha = max(ALPHAS, key=lambda alpha: (scores[alpha], -alpha))
+        return self._at(tuned, alpha, draw), alpha
+
+    def _at(self, tuned: nn.Module, alpha: float, draw: Draw) -> DualEncoder:
+        before = self.start.encoder
+        model = interpolate_weights(before.model, tuned, alpha)
+        encoder = self._encoder(load_dual_encoder(model, processor=before.processor))
+        if 0 < alpha < 1 and batch_norm_layers(model):
+            reestimate_batch_norm_(model, self._pixels(encoder, draw))
+        return encoder
+
+    def _pixels(self, encoder: DualEncoder, draw: Draw) -> Iterator[torch.Tensor]:
+        """Pixels of the examples, for the statistics of a ResNet's BatchNorm."""
+        data, column = draw.train.data, draw.train.image_column
+        count = min(len(data), _BATCH_NORM_IMAGES)
+        sources = data.select(torch.linspace(0, len(data) - 1, count).round().long().tolist())[column]
+        size = max(2, min(count, self.start.options.encoding.batch_size))
+        for first in range(0, count, size):
+            batch = sources[first : first + size]
+            if len(batch) > 1:
+                yield encoder.prepare(batch)["pixel_values"].to(encoder.device)

@@ -26,7 +26,7 @@ from .adapt_report import AdaptationReport, advise, describe_changes
 from .adapted_heads import HeadMethod
 from .adapted_model import Adapted, Starting
 from .adapted_towers import TowerMethod
-from .measuring_change import Change, measure_change, zero_shot_figures
+from .measuring_change import Change, measure_change, measure_zero_shot
 
 
 logger = logging.get_logger(__name__)
@@ -66,6 +66,8 @@ def adapt(options: AdaptOptions, say: Callable[[str], None] | None = None) -> Ad
     say = say or logger.warning
     check_folder(options.folder, options.overwrite)
     data = load_adaptation_data(options)
+    draws = [draw_examples(data, options, seed) for seed in options.all_seeds]
+    _check_draws(options, draws)
     retained = None if options.retain is None else load_retained(options.retain)
     encoder = _load_model(options)
     with prepared_folder(options.folder, _asked(options)) as folder:
@@ -76,11 +78,10 @@ def adapt(options: AdaptOptions, say: Callable[[str], None] | None = None) -> Ad
             test = data.test
             notes += class_notes(encoder, test.class_names, test.templates, f"{test.name} ({test.split})")
         start = Starting(options, encoder, data, retained)
-        start.on_task = zero_shot_figures(encoder, data.test, options.encoding)
+        start.on_task = measure_zero_shot(encoder, data.test, options.encoding)
         if retained is not None:
-            start.on_retained = zero_shot_figures(encoder, retained, options.encoding)
+            start.on_retained = measure_zero_shot(encoder, retained, options.encoding)
         method = TowerMethod(start, folder) if options.trains_towers else HeadMethod(start)
-        draws = [draw_examples(data, options, seed) for seed in options.all_seeds]
         adapted = [method(draw) for draw in draws]
         report = _report(start, draws[0], adapted, notes)
         saved = next(one for one in adapted if one.entry.seed == report.saved_seed)
@@ -93,6 +94,18 @@ def adapt(options: AdaptOptions, say: Callable[[str], None] | None = None) -> Ad
 def _asked(options: AdaptOptions) -> dict[str, Any]:
     """The options as `adaptation.json` has them."""
     return {one.name: getattr(options, one.name) for one in fields(options)}
+
+
+def _check_draws(options: AdaptOptions, draws: list[Draw]) -> None:
+    """Refuse what the examples of a draw are too few for."""
+    for draw in draws:
+        if options.wise == "auto" and draw.validation is None:
+            raise ValueError(
+                f"`wise` is auto, which needs rows to choose on, and there are {draw.validation_from}. Give a share, "
+                "such as `--wise 0.5`, or data with more rows."
+            )
+        if options.trains_towers and len(draw.train) < 2:
+            raise ValueError(f"There is one example, and {options.method} needs two or more: give more data.")
 
 
 def _load_model(options: AdaptOptions) -> DualEncoder:
@@ -140,9 +153,9 @@ def _report(start: Starting, draw: Draw, adapted: list[Adapted], notes: list[str
 
 def _changes(start: Starting, adapted: list[Adapted]) -> list[Change]:
     options, changes = start.options, []
-    parts = [("task", start.data.test, start.on_task, [one.on_task for one in adapted])]
+    parts = [("task", start.data.test, start.on_task.figures, [one.on_task for one in adapted])]
     if start.retained is not None:
-        parts.append(("retained", start.retained, start.on_retained, [one.on_retained for one in adapted]))
+        parts.append(("retained", start.retained, start.on_retained.figures, [one.on_retained for one in adapted]))
     for role, data, before, after in parts:
         for place, figure in enumerate(before):
             figures = [figures[place] for figures in after]

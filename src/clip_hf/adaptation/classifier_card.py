@@ -36,12 +36,12 @@ def write_classifier_card(folder: Path, class_names: Sequence[str], details: Mod
     for one in details.eval_results:
         ends = (one.metric_args or {}).get(INTERVAL, ["", ""])
         rows.append((one.dataset_name, one.metric_name, one.metric_value, f"{ends[0]} to {ends[1]}"))
-    settings = [(name, public_setting(name, value)) for name, value in details.training.items()]
+    settings = [(name, public_setting(value)) for name, value in details.training.items()]
     base = public_name(details.base_model or "")
     parts = [
         f"# {details.title}",
-        f"A classifier of {len(class_names):,} classes on the image tower of {base}, whose weights it holds unchanged: "
-        f"{listed(list(class_names), _MOST_NAMES)}.",
+        f"A classifier of {len(class_names):,} classes on the image tower of {base}, whose weights it holds as they "
+        f"were: {listed(list(class_names), _MOST_NAMES)}.",
         _USAGE,
         "## Gained and lost",
         details.limitations or "Not recorded.",

@@ -5,7 +5,7 @@
 Shapes: n pictures, c classes, r resamples.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -157,23 +157,40 @@ class LabelledFeatures:
     features: np.ndarray
 
 
+@dataclass
+class ZeroShot:
+    """What a model does with data by its texts alone.
+
+    Args:
+        figures (`list[Figure]`): Of labelled images their metric, of captioned ones R@1 both ways.
+        images ([`LabelledFeatures`], *optional*): Of labelled images their features.
+        text (`np.ndarray` of shape (c, dim), *optional*): Of labelled images the text classifier.
+    """
+
+    figures: list[Figure]
+    images: LabelledFeatures | None = None
+    text: np.ndarray | None = None
+
+
 def encode_data(encoder: DualEncoder, data: ClassificationData, encoding: EncodingOptions) -> LabelledFeatures:
     """Embed labelled images."""
     readable, features, _ = encode_labelled(encoder, data, options=encoding)
     return LabelledFeatures(readable, features)
 
 
-def zero_shot_figures(encoder: DualEncoder, data: Data, encoding: EncodingOptions) -> list[Figure]:
-    """The figures of a model by its texts: of labelled images their metric, of captioned ones R@1 both ways."""
+def measure_zero_shot(encoder: DualEncoder, data: Data, encoding: EncodingOptions) -> ZeroShot:
+    """Measure a model by its texts."""
     if isinstance(data, ClassificationData):
-        encoded = encode_data(encoder, data, encoding)
-        classifier = class_embeddings(encoder, data.class_names, data.templates, encoding)
-        return [figure_of_scores(data.metric, encoded.features @ classifier.T, encoded.data.targets)]
-    result = evaluate_retrieval(encoder, data, RetrievalOptions(resamples=0, encoding=replace(encoding)))
+        images = encode_data(encoder, data, encoding)
+        text = class_embeddings(encoder, data.class_names, data.templates, encoding)
+        return ZeroShot([figure_of_scores(data.metric, images.features @ text.T, images.data.targets)], images, text)
+    result = evaluate_retrieval(encoder, data, RetrievalOptions(resamples=0, encoding=encoding))
     owners, count = result.image_of_text, result.num_images
     by_text = mean_of_rows(result.text_to_image_ranks < 1)
-    return [
-        Figure("image_to_text_R@1", mean_of_rows(result.image_to_text_ranks < 1), count),
-        # A picture is drawn with all its texts.
-        Figure("text_to_image_R@1", lambda weights: by_text(weights[:, owners]), count),
-    ]
+    return ZeroShot(
+        [
+            Figure("image_to_text_R@1", mean_of_rows(result.image_to_text_ranks < 1), count),
+            # A picture is drawn with all its texts.
+            Figure("text_to_image_R@1", lambda weights: by_text(weights[:, owners]), count),
+        ]
+    )

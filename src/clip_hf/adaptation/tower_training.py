@@ -12,6 +12,8 @@ from typing import Any
 import datasets
 import pyarrow as pa
 from pyarrow import parquet
+from safetensors import safe_open
+from torch import nn
 
 from ..evaluation.registry.evaluation_data import ClassificationData
 from ..model.zero_shot_clip_hf import prompts_for
@@ -178,3 +180,12 @@ def training_options(options: AdaptOptions, draw: Draw, size: TrainingSize, fold
     if options.crop_scale is not None:
         values["crop_scale"] = list(options.crop_scale)
     return TrainingOptions(**values)
+
+
+def count_trained(folder: Path, model: nn.Module) -> int:
+    """Number of parameters that a training in this folder trained: those of the adapter, or all of the model."""
+    weights = folder / TRAINING_FOLDER / "adapter" / "adapter_model.safetensors"
+    if not weights.is_file():
+        return sum(parameter.numel() for parameter in model.parameters())
+    with safe_open(weights, "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118

@@ -3,6 +3,7 @@
 """The learning rate over a training: linear warm-up, then half a cosine (Radford et al. 2021, section 2.5)."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -34,6 +35,12 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_s
             "would rise from 0 to the end. Give fewer steps of warm-up, at least 0, or train longer."
         )
 
+    return LambdaLR(optimizer, cosine_factor(warmup_steps, total_steps))
+
+
+def cosine_factor(warmup_steps: int, total_steps: int) -> Callable[[int], float]:
+    """The learning rate at a step, from 0, as a share of the highest one."""
+
     # The same as transformers' get_cosine_schedule_with_warmup, whose module imports half a dozen libraries.
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -41,4 +48,4 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_s
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
-    return LambdaLR(optimizer, factor)
+    return factor

@@ -23,7 +23,7 @@ from .loss_guard import LossGuard
 from .objective import ContrastiveObjective
 from .optimizer import build_optimizer, clamp_logit_scale_
 from .options import LOG_NAME, TrainingOptions
-from .planning import check_plan, describe_plan, fit_batch_size, num_steps_of
+from .planning import check_average, check_plan, describe_plan, fit_batch_size, num_steps_of
 from .stop_signal import StopSignal
 from .trained_models import describe_training, push_model, save_model
 from .training_checkpoints import Checkpoints, Restored
@@ -65,6 +65,7 @@ class Training:
         optimizer = build_optimizer(self.clip, options.optimizer_options)
         if self.accelerator.is_main_process:
             check_plan(optimizer, self.num_steps, options.batch_size, options.max_steps)
+            check_average(options, self.num_steps)
         self.schedule = cosine_schedule(optimizer, options.warmup_steps_of(self.num_steps), self.num_steps)
         plan = describe_plan(options, self.clip, self.num_steps, self.num_pairs, self.held_out)
         self.accelerator.print(plan)

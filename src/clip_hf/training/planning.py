@@ -17,7 +17,9 @@ from ..model.modeling_clip_hf_video import ClipHFVideoModel
 from ..model_card.section_texts import architecture_label
 from ..utils.wording import counted
 from .held_out import HeldOutPairs
+from .learning_rate_schedule import cosine_factor
 from .options import TrainingOptions
+from .weight_averaging import share_in_average
 
 
 logger = logging.get_logger(__name__)
@@ -26,6 +28,8 @@ logger = logging.get_logger(__name__)
 _FEW_STEPS = 50
 # If no weight can move by this share of the usual size of weights, the training changes nothing.
 _LEAST_MOVE = 0.01
+# If the average holds less than this share of what the training moved, it is worth a warning.
+_LEAST_AVERAGED = 0.85
 
 
 def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any) -> TrainingOptions:
@@ -95,6 +99,25 @@ def check_plan(
         logger.warning(f"{steps}; that is little time to learn. {cure}")
 
 
+def averaged_share(options: TrainingOptions, num_steps: int) -> float:
+    """Share of the weights' movement that their average holds at the end, see [`share_in_average`]."""
+    factor = cosine_factor(options.warmup_steps_of(num_steps), num_steps)
+    return share_in_average(options.ema_decay, [factor(step) for step in range(num_steps)])
+
+
+def check_average(options: TrainingOptions, num_steps: int) -> None:
+    """Warn if the weights' average, which is what is evaluated and saved, holds too little of the training."""
+    if options.ema_decay is None:
+        return
+    share, warmup = averaged_share(options, num_steps), options.warmup_steps_of(num_steps)
+    if share < _LEAST_AVERAGED:
+        logger.warning(
+            f"The average of the weights (`ema_decay` {options.ema_decay:g}) holds {share:.0%} of what "
+            f"{counted(num_steps, 'step')} with {counted(warmup, 'step')} of warm-up move, "
+            "and it is what is saved. Leave `ema_decay` out, warm up for fewer steps, or train longer."
+        )
+
+
 def describe_plan(
     options: TrainingOptions,
     model: ClipHFModel,
@@ -123,6 +146,8 @@ def describe_plan(
     if num_pairs:
         steps += f" ({num_steps * options.batch_size / num_pairs:.3g} times through them)"
     rise = f"{counted(options.warmup_steps_of(num_steps), 'step')} of warm-up"
+    if options.ema_decay is not None:
+        rise += f"; the weights' average holds {averaged_share(options, num_steps):.0%} of what they move"
     return (
         f"{what}\n"
         f"Data: {pairs} from {', '.join(options.dataset)}. Held out: {held}.\n"

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """An exponential moving average of the weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -40,8 +40,7 @@ class AveragedWeights:
         self._applied = False
 
     def _average(self, averaged: list, current: list, num_averaged: torch.Tensor | int) -> None:
-        count = int(num_averaged)
-        get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))(averaged, current, num_averaged)
+        get_ema_multi_avg_fn(decay_at(int(num_averaged), self.decay))(averaged, current, num_averaged)
 
     def update(self, model: nn.Module) -> None:
         """Add the model's present weights to the average; call it after each step of the optimiser."""
@@ -88,6 +87,33 @@ class AveragedWeights:
         self._check_not_applied()
         check_kinds(state, kinds_of(self._averaged.state_dict()), "The state of the averaged weights")
         self._averaged.load_state_dict(state)
+
+
+def decay_at(update: int, decay: float) -> float:
+    """The decay at an update, from 1: the one that was asked for, or less where the average is young."""
+    return min(decay, (1 + update) / (10 + update))
+
+
+def share_in_average(decay: float, rates: Sequence[float]) -> float:
+    """Share of a training's whole movement that its average holds at the end, if all steps went the same way.
+
+    Args:
+        decay (`float`): The average's decay.
+        rates (`Sequence[float]`): Learning rate of each step, at least one of them not 0.
+
+    Example:
+
+    ```python
+    >>> share_in_average(0.999, [1.0] * 10)  # the average is about a step behind
+    0.89...
+    ```
+    """
+    position = average = 0.0
+    for update, rate in enumerate(rates):
+        position += rate
+        kept = decay_at(update, decay) if update else 0.0  # the first update copies the weights
+        average = kept * average + (1 - kept) * position
+    return average / position
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
