@@ -188,4 +188,4 @@ def count_trained(folder: Path, model: nn.Module) -> int:
     if not weights.is_file():
         return sum(parameter.numel() for parameter in model.parameters())
     with safe_open(weights, "pt") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
