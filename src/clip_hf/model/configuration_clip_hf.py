@@ -489,6 +489,9 @@ class ClipHFConfig(_ClipHFBaseConfig):
             then the sigmoid loss (Zhai et al. 2023, where it is -10). By default there is none, as in CLIP.
         initializer_factor (`float`, *optional*, defaults to 1.0): Factor on the standard deviation of the projections'
             initial values.
+        classifier_input (`str`, *optional*, defaults to `"hidden"`): What the classifier of
+            [`ClipHFForImageClassification`] stands on: the tower's hidden states, or the `"embedding"`.
+        num_cache_keys (`int`, *optional*, defaults to 0): Examples in its Tip-Adapter cache, on the embedding.
 
     Raises:
         ValueError: if a size is not positive, a tower has another `projection_dim` or is of another type, or an option
@@ -521,6 +524,8 @@ class ClipHFConfig(_ClipHFBaseConfig):
     logit_scale_init_value: float | int = math.log(1 / 0.07)
     logit_bias_init_value: float | int | None = None
     initializer_factor: float | int = 1.0
+    classifier_input: str = "hidden"
+    num_cache_keys: int = 0
 
     def __post_init__(self, **kwargs):
         self.text_config = self._tower_config("text_config", ClipHFTextConfig)
@@ -609,6 +614,15 @@ class ClipHFConfig(_ClipHFBaseConfig):
                     f"`{name}.projection_dim` is {tower.projection_dim} and `projection_dim` {self.projection_dim}; "
                     f"the towers meet in one space: leave it out of `{name}`, or give the same number."
                 )
+
+    def validate_classifier(self):
+        """Check what a classifier stands on, and its cache."""
+        most = 2**24 if self.classifier_input == "embedding" else 0
+        if self.classifier_input not in ("hidden", "embedding") or not 0 <= self.num_cache_keys <= most:
+            raise ValueError(
+                f"`classifier_input` is {self.classifier_input!r} and `num_cache_keys` {self.num_cache_keys}; allowed "
+                "are 'hidden' with 0 keys, and 'embedding' with 0 to 2**24."
+            )
 
 
 _CONFIG_CLASSES: dict[str, type] = {}

@@ -2,9 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """CLIP: the two towers with their projections, alone and together, and a vision tower with a classifier."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -386,33 +386,131 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
         return ClipHFVisionModelOutput(image_embeds=embeds, **recorded(output))
 
 
-class ClipHFForImageClassification(ClipHFPreTrainedModel):
-    """CLIP's vision tower with a linear classifier.
+def classifier_around(
+    cls: type, clip: ClipHFModel, labels: Sequence[str], parts: Sequence[str], weights: dict, **options: Any
+) -> ClipHFPreTrainedModel:
+    """Build a classifier around parts of a CLIP, which are shared, in its mode, dtype and on its device.
 
-    - on a ViT it stands on the mean of the patches' last hidden states, as in transformers'
-      `CLIPForImageClassification`, whose repos load; on a ResNet on the attention-pooled features.
+    Args:
+        cls, clip: The classifier's class, and the CLIP.
+        labels (sequence of `str`): The classes' names, for `config.id2label`.
+        parts: Names of the modules to share.
+        weights: Tensors by name. `"classifier.weight"` is `(labels, projection_dim)`; without a bias it is 0.
+        options: Further fields of the config.
+
+    Raises:
+        ValueError: if the shapes do not fit, or `clip` is of another kind.
+    """
+    cls.config_class.check(clip.config, cls.__name__)
+    classifier = weights["classifier.weight"]
+    shape = (len(labels), clip.config.projection_dim)
+    if tuple(classifier.shape) != shape:
+        raise ValueError(
+            f"`classifier` has the shape {tuple(classifier.shape)}; it must be {shape}: one row a label, as "
+            "`build_text_classifier` returns them."
+        )
+    dropped = ("architectures", "auto_map", "custom_pipelines")
+    config = {name: value for name, value in clip.config.to_dict().items() if name not in dropped}
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    config = cls.config_class.from_dict(config | names | options)
+    with torch.device("meta"):
+        model = cls(config)
+    # The tower looks at its own configuration, which is therefore shared, too.
+    config.text_config, config.vision_config = clip.config.text_config, clip.config.vision_config
+    model.config = config
+    for name in parts:
+        setattr(model, name, getattr(clip, name))
+    for name, value in ({"classifier.bias": classifier.new_zeros(len(labels))} | weights).items():
+        module, _, leaf = name.rpartition(".")
+        value = value.detach().to(clip.visual_projection.weight, copy=True)
+        setattr(model.get_submodule(module), leaf, nn.Parameter(value))
+    return model.train(clip.training)
+
+
+class ClipHFForImageClassification(ClipHFPreTrainedModel):
+    """CLIP's vision tower with a classifier.
+
+    - `config.classifier_input="hidden"`: on a ViT it stands on the mean of the patches' last hidden states, as in
+      transformers' `CLIPForImageClassification`, whose repos load; on a ResNet on the attention-pooled features;
+    - `"embedding"`: it stands on the L2-normalised embedding, so that a zero-shot classifier can be its weights, see
+      [`from_text_classifier`] and [`from_feature_head`];
+    - with `config.num_cache_keys` a Tip-Adapter cache is added to its logits, `alpha * values(exp(beta * keys(x) -
+      beta))` (Zhang et al. 2022); `alpha` and `beta` are multiplied into the weights.
     """
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     input_embeddings_path = "vision_model"
     _keys_to_ignore_on_load_unexpected = unused_weights(
-        "text_model", "text_projection", "visual_projection", "logit_scale"
+        "text_model", "text_projection", "visual_projection", "logit_scale", "logit_bias"
     )
+    _shared = ("vision_model", "visual_projection")
 
     def __init__(self, config: ClipHFConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.vision_model = build_vision_tower(config.vision_config)
-        hidden_size = config.vision_config.hidden_size
-        self.classifier = nn.Linear(hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        width = config.vision_config.hidden_size
+        if config.classifier_input == "embedding":
+            self.visual_projection = build_visual_projection(config.vision_config)
+            width = config.projection_dim
+        self.classifier = nn.Linear(width, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        if config.num_cache_keys:
+            self.cache_keys = nn.Linear(width, config.num_cache_keys)
+            self.cache_values = nn.Linear(config.num_cache_keys, config.num_labels, bias=False)
         self.post_init()
 
     def init_weights_(self, factor: float) -> None:
-        """Fill the classifier."""
-        if isinstance(self.classifier, nn.Linear):
-            init_normal_(self.classifier.weight, factor * self.classifier.in_features**-0.5)
-            init.zeros_(self.classifier.bias)
+        """Fill the projection, the classifier and the cache."""
+        if self.config.classifier_input == "embedding":
+            init_projection_(self.visual_projection, factor)
+        for name in ("classifier", "cache_keys", "cache_values"):
+            layer = getattr(self, name, None)
+            if isinstance(layer, nn.Linear):
+                init_normal_(layer.weight, factor * layer.in_features**-0.5)
+                if layer.bias is not None:
+                    init.zeros_(layer.bias)
+
+    @classmethod
+    def from_text_classifier(
+        cls, clip: ClipHFModel, classifier: torch.Tensor, labels: Sequence[str]
+    ) -> "ClipHFForImageClassification":
+        """A classifier whose logits are, at first, the zero-shot ones of a CLIP: the head of WiSE-FT.
+
+        Args:
+            clip ([`ClipHFModel`]): Its vision tower and projection are shared, not copied.
+            classifier (`torch.Tensor` of shape `(labels, projection_dim)`): What `build_text_classifier` returns.
+            labels (sequence of `str`): The classes' names.
+
+        Raises:
+            ValueError: if the shapes do not fit.
+        """
+        weights = {"classifier.weight": classifier * clip.logit_scale.detach().exp().to(classifier.device)}
+        if clip.logit_bias is not None:
+            weights["classifier.bias"] = clip.logit_bias.expand(len(labels))
+        return classifier_around(cls, clip, labels, cls._shared, weights, classifier_input="embedding")
+
+    @classmethod
+    def from_feature_head(cls, clip: ClipHFModel, head: Any, labels: Sequence[str]) -> "ClipHFForImageClassification":
+        """A classifier with a head that `clip_hf.evaluation.fit_head` fitted to embeddings of a CLIP.
+
+        Args:
+            clip, labels: As in [`from_text_classifier`].
+            head: Has `weight` (labels, projection_dim), `bias` (labels,) and `keys`: None, or a cache's (keys,
+                projection_dim), with `values` (labels, keys), `alpha` and `beta`.
+
+        Raises:
+            ValueError: if the shapes do not fit.
+        """
+        weights = {"classifier.weight": head.weight, "classifier.bias": head.bias}
+        num_keys = 0 if head.keys is None else len(head.keys)
+        if num_keys:
+            weights |= {"cache_keys.weight": head.beta * head.keys, "cache_values.weight": head.alpha * head.values}
+        weights = {name: torch.as_tensor(value) for name, value in weights.items()}
+        if num_keys:
+            weights["cache_keys.bias"] = torch.full((num_keys,), -float(head.beta))
+        options = {"classifier_input": "embedding", "num_cache_keys": num_keys}
+        return classifier_around(cls, clip, labels, cls._shared, weights, **options)
 
     @can_return_tuple
     def forward(
@@ -430,10 +528,18 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
                 names.
         """
         kwargs = tower_kwargs(self, kwargs)
-        output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
-        features = output.last_hidden_state
-        features = features[:, 1:].mean(dim=1) if features.ndim == 3 else output.pooler_output
+        on_embedding = self.config.classifier_input == "embedding"
+        output = self.vision_model(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, pooled_only=on_embedding, **kwargs
+        )
+        if on_embedding:
+            features = nn.functional.normalize(apply_linear(self.visual_projection, output.pooler_output), dim=-1)
+        else:
+            features = output.last_hidden_state
+            features = features[:, 1:].mean(dim=1) if features.ndim == 3 else output.pooler_output
         logits = apply_linear(self.classifier, features)
+        if self.config.num_cache_keys:
+            logits = logits + apply_linear(self.cache_values, apply_linear(self.cache_keys, features).exp())
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions

@@ -25,6 +25,7 @@ from .modeling_clip_hf import (
     ClipHFOutput,
     build_vision_tower,
     build_visual_projection,
+    classifier_around,
     init_projection_,
     tower_kwargs,
 )
@@ -422,26 +423,9 @@ class ClipHFForVideoClassification(_LoadsWholeHead, ClipHFPreTrainedModel):
         Raises:
             ValueError: if the shapes do not fit.
         """
-        dim = video_model.config.projection_dim
-        if tuple(classifier.shape) != (len(labels), dim):
-            raise ValueError(
-                f"`classifier` has the shape {tuple(classifier.shape)}; it must be {(len(labels), dim)}: one row a "
-                "label, as `build_text_classifier` returns them."
-            )
-        names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-        config = cls.config_class.from_dict(video_model.config.to_dict() | names)
-        with torch.device("meta"):
-            model = cls(config)
-        config.text_config = video_model.config.text_config
-        config.vision_config = video_model.config.vision_config
-        model.config = config
-        for name in ("vision_model", "visual_projection", "temporal_head"):
-            setattr(model, name, getattr(video_model, name))
         weight = classifier.detach() * video_model.logit_scale.detach().exp().to(classifier.device)
-        weight = weight.to(model.visual_projection.weight)
-        model.classifier.weight = nn.Parameter(weight.clone())
-        model.classifier.bias = nn.Parameter(weight.new_zeros(len(labels)))
-        return model.train(video_model.training)
+        parts = ("vision_model", "visual_projection", "temporal_head")
+        return classifier_around(cls, video_model, labels, parts, {"classifier.weight": weight})
 
     @can_return_tuple
     def forward(
