@@ -22,6 +22,7 @@ from .held_out import HeldOutPairs
 from .learning_rate_schedule import cosine_schedule
 from .loop import Training, train
 from .loss_guard import LossGuard, TrainingDiverged
+from .low_rank import LoraOptions, add_lora, load_adapter, merge_lora, save_adapter
 from .objective import ContrastiveObjective
 from .optimizer import (
     OptimizerOptions,
@@ -52,6 +53,7 @@ __all__ = [
     "GradCache",
     "HeldOutPairs",
     "LOG_NAME",
+    "LoraOptions",
     "LossGuard",
     "OptimizerOptions",
     "ParameterCounts",
@@ -63,6 +65,7 @@ __all__ = [
     "TrainingOptions",
     "adamw_from_paper",
     "adamw_parameter_groups",
+    "add_lora",
     "build_model",
     "build_optimizer",
     "check_launch",
@@ -74,16 +77,19 @@ __all__ = [
     "describe_training",
     "fit_batch_size",
     "freeze",
+    "load_adapter",
     "load_training_data",
     "logit_bias_of",
     "logit_scale_of",
     "make_logit_scale_shardable_",
+    "merge_lora",
     "parse_options",
     "plot_training",
     "prepare_model",
     "push_model",
     "read_recipe",
     "restore_scalar_logit_scale",
+    "save_adapter",
     "save_model",
     "sync_batch_norm",
     "train",

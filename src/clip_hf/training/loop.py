@@ -18,6 +18,7 @@ from ..utils.processes import SharedOutcome, accelerator_settings
 from ..utils.saved_states import check_kinds, kinds_of
 from ..utils.wording import counted
 from .distributed import logit_scale_of
+from .freezing import count_parameters
 from .learning_rate_schedule import cosine_schedule
 from .loss_guard import LossGuard
 from .objective import ContrastiveObjective
@@ -215,7 +216,8 @@ class Training:
 
     def save(self, name: str, step: int, metrics: dict[str, float]) -> ModelCardDetails:
         """Save the model as it is, with processor and card, into the folder `name`; returns what the card says."""
-        details = describe_training(self.options, step, metrics, self.clip.config, self.num_pairs, self.held_out)
+        about = (self.clip.config, self.num_pairs, self.held_out, count_parameters(self.clip))
+        details = describe_training(self.options, step, metrics, *about)
         save_model(self.folder / name, self.accelerator, self.model, self.processor, details)
         return details
 
