@@ -116,6 +116,14 @@ class TrainingFields:
         "softmax", "`softmax` as CLIP; `same_label`: equal captions are one class; from scratch `sigmoid` as SigLIP."
     )
     target_scale: float = _option(10.0, "same_label: the targets are the softmax of this at the pairs of one class.")
+    lora_rank: int | None = _option(
+        None, "Train LoRA adapters of this rank (CLIP-LoRA: 2) and freeze all else, logit_scale too. Needs `model`."
+    )
+    lora_alpha: float = _option(1.0, "LoRA: an update is scaled by this over the root of the rank.")
+    lora_dropout: float = _option(0.25, "LoRA: probability of leaving out a value of an adapter's input.")
+    lora_modules: list[str] = _option(
+        ["q_proj", "k_proj", "v_proj"], "LoRA: last part of the names of the linear layers and convolutions to adapt."
+    )
     freeze: list[str] = _option([], "Parts to keep as they are: vision, text, all_but_projections, batch_norm, ...")
     epochs: int = _option(32, "Passes over the data (table 18: 32).")
     min_steps: int | None = _option(None, "Least number of steps: few pairs are repeated within an epoch.")

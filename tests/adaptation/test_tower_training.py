@@ -6,13 +6,13 @@ import io
 
 import pytest
 from PIL import Image
+from test_adapt_data import captioned, labelled
 
 from clip_hf.adaptation import AdaptOptions, size_training
 from clip_hf.adaptation.adapt_data import Draw
 from clip_hf.adaptation.tower_training import training_options, write_examples
 from clip_hf.data import load_pairs
 from clip_hf.evaluation import load_classification, load_retrieval
-from test_adapt_data import captioned, labelled
 
 
 @pytest.mark.parametrize(

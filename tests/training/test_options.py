@@ -76,8 +76,8 @@ VALUES = {str: "red", int: 3, float: 0.5, bool: True}
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_what_may_be_none_can_be_unset(name, none, recipe_with):
     value = "LSTM" if name == "temporal_head" else VALUES[typing.get_args(KINDS[name])[0]]
-    of_films = {"num_frames": 4} if name.startswith("temporal") else {}
-    recipe = recipe_with(yaml.safe_dump({name: value, **of_films}))
+    others = {"num_frames": 4} if name.startswith("temporal") else {"model": "a"} if name == "lora_rank" else {}
+    recipe = recipe_with(yaml.safe_dump({**others, name: value}))
     assert getattr(parse_options([recipe]), name) == value
     assert getattr(parse_options([recipe, f"--{name}", none]), name) is None
     assert getattr(parse_options([recipe, f"--{name}={none}"]), name) is None
@@ -94,10 +94,11 @@ def test_options_that_may_be_none_are_all_of_them():
 def test_lists_can_be_emptied(name, empty, recipe_with):
     items = {"color_jitter": [0.1] * 4, "templates": ["a {}"], "dataset_weights": [1.0], "rand_augment": [2.0, 9.0]}
     item = items.get(name, ["a"])
-    recipe = recipe_with(yaml.safe_dump({name: item}))
+    others = {"lora_rank": 2, "model": "a"} if name == "lora_modules" else {}
+    recipe = recipe_with(yaml.safe_dump({name: item, **others}))
     assert getattr(parse_options([recipe]), name) == item
-    if name in ("color_jitter", "templates"):  # which must not be empty
-        with pytest.raises(ValueError, match=f"`{name}`|no templates"):
+    if name in ("color_jitter", "templates", "lora_modules"):  # which must not be empty
+        with pytest.raises(ValueError, match=f"`{name.removeprefix('lora_')}`|no templates"):
             parse_options([recipe, f"--{name}", *empty])
     else:
         assert getattr(parse_options([recipe, f"--{name}", *empty]), name) == []

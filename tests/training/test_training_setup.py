@@ -430,7 +430,7 @@ def test_captions_that_give_no_tokenizer(saved):
         build_model(options_of(saved), dataset_of(rows))
 
 
-def test_a_model_is_frozen_and_checkpointed_as_asked(capsys):
+def test_a_model_is_frozen_and_checkpointed_as_asked():
     accelerator, model = Accelerator(cpu=True), make_tiny_model("resnet")
     options = TrainingOptions(freeze=["vision", "batch_norm"], gradient_checkpointing=True)
     with warnings.catch_warnings():
@@ -439,7 +439,6 @@ def test_a_model_is_frozen_and_checkpointed_as_asked(capsys):
     assert prepared is model and model.training
     assert not any(parameter.requires_grad for parameter in model.vision_model.parameters())
     assert model.is_gradient_checkpointing
-    assert "parameters trained" in capsys.readouterr().out
     with pytest.raises(ValueError, match="There is no part 'visoin' to freeze; .*Did you mean 'vision'"):
         prepare_model(TrainingOptions(freeze=["visoin"]), accelerator, model)
 

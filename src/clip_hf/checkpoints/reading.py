@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..utils.wording import counted, listed
+from .adapters import is_adapter_folder
 from .checkpoint import Checkpoint, SourceOptions
 from .format_table import FORMAT_TABLE, FORMATS
 from .open_clip_format import CONFIG_NAME, WEIGHT_NAMES
@@ -62,6 +63,11 @@ def _read_folder(folder: Path, options: SourceOptions) -> Checkpoint:
     for checkpoint_format in reversed(FORMAT_TABLE.values()):
         if checkpoint_format.reads_folder(folder):
             return checkpoint_format.read_path(folder, options)
+    if is_adapter_folder(folder):
+        raise ValueError(
+            f"{folder} holds a LoRA adapter and no model. `model, processor = clip_hf.checkpoints.load(folder)` "
+            "merges it into its model, and `save` writes that."
+        )
     files = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix in WEIGHT_SUFFIXES)
     folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     cure = f"Give one of its {'files' if files else 'folders'} instead: {listed(files or folders)}"

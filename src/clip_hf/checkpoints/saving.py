@@ -10,7 +10,9 @@ import torch
 from transformers.utils import logging
 
 from ..model.modeling_clip_hf import ClipHFModel
+from ..model.processing_clip_hf import ClipHFProcessor
 from ..utils.dtypes import parse_dtype
+from .adapters import base_of_adapter, is_adapter_folder, load_adapter, load_with_adapter, merge_lora
 from .checkpoint import Checkpoint, SourceOptions
 from .paths import check_exists
 from .reading import is_foreign, lacks_config, read_checkpoint
@@ -34,7 +36,8 @@ def load(
     path: str | os.PathLike, *, dtype: torch.dtype | str = torch.float32, **options: Any
 ) -> tuple[ClipHFModel, Any]:
     """Load a checkpoint of any format: OpenAI's `.pt` (TorchScript archive or state dict), open_clip's folder, weights
-    or training checkpoint, a folder of transformers' `CLIPModel`, or one of ours.
+    or training checkpoint, a folder of transformers' `CLIPModel`, or one of ours. Of a folder with a LoRA adapter it
+    is the adapter's model, with the adapter merged into its weights.
 
     Args:
         path (`str` or `os.PathLike`): the file or folder.
@@ -62,6 +65,8 @@ def load(
     >>> checkpoints.save(model, processor, "rn50-open_clip", format="open_clip")
     ```
     """
+    if is_adapter_folder(path):
+        return _load_merged(path, dtype, options)
     checkpoint = read_checkpoint(path, SourceOptions(**options))
     for note in checkpoint.notes:
         logger.info(note)
@@ -70,6 +75,14 @@ def load(
     if checkpoint.tokenizer is None:
         logger.warning(f"{path} has no vocabulary: no tokenizer was loaded with the model. `merges=...` gives it one.")
     return build_model(checkpoint, ClipHFModel, dtype), checkpoint.processor
+
+
+def _load_merged(path: str | os.PathLike, dtype: torch.dtype | str, options: dict) -> tuple[ClipHFModel, Any]:
+    """The model of an adapter with the adapter merged, and the processor in the adapter's folder or the model's."""
+    model, processor = load(base_of_adapter(path), dtype=dtype, **options)
+    if (Path(path) / "processor_config.json").is_file():
+        processor = ClipHFProcessor.from_pretrained(path)
+    return merge_lora(load_adapter(model, path)), processor
 
 
 def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | None, *args: Any, **kwargs: Any) -> Any:
@@ -114,6 +127,8 @@ def from_pretrained(cls: type, path: str | os.PathLike, *args: Any, **kwargs: An
     if not isinstance(path, (str, os.PathLike)):
         return None
     check_exists(path)
+    if is_adapter_folder(path) and kwargs.get("config") is None:
+        return load_with_adapter(cls, path, *args, **kwargs)
     # Without a config.json transformers would take the default configuration, and then say that weights are missing.
     is_incomplete = lacks_config(path) and kwargs.get("config") is None and not kwargs.get("subfolder")
     if not is_foreign(path) and not is_incomplete:

@@ -312,6 +312,32 @@ class ClipHFPreTrainedModel(PreTrainedModel):
                 "damaged. Copy or download it again."
             ) from error
 
+    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs):
+        """Load an adapter of peft's, as [`PreTrainedModel.load_adapter`] does, but exactly.
+
+        Raises:
+            ValueError: if the adapter belongs to another model: some of its weights have no place here, or some of
+                this model's adapted layers no weights. The adapter is then taken off again.
+        """
+        problem = cause = None
+        try:
+            info = super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        except RuntimeError as error:  # other shapes
+            problem, cause = str(error).strip().splitlines()[0], error
+        else:
+            wrong = sorted({*info.missing_keys, *info.unexpected_keys})
+            if not wrong:
+                return info
+            problem = (
+                f"{len(info.unexpected_keys)} of its weights have no place here, and {len(info.missing_keys)} of this "
+                f"model's are not in it, such as {wrong[0]}"
+            )
+        self.delete_adapter(adapter_name or "default")
+        raise ValueError(
+            f"The adapter {peft_model_id} belongs to another model than this {type(self).__name__}: {problem}. "
+            "adapter_config.json names the model that it was trained on."
+        ) from cause
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the module that first sees the input: the token embedding, or a vision tower's first convolution."""
         module = self.get_submodule(self.input_embeddings_path)
@@ -401,9 +427,10 @@ class ClipHFPreTrainedModel(PreTrainedModel):
         """
         self._check_not_folded("be saved")
         result = super().save_pretrained(save_directory, *args, **kwargs)
-        # safetensors makes files that only their owner can read.
+        # safetensors makes files that only their owner can read. Of a model with adapters only these are saved.
         for weights in Path(save_directory).glob("*.safetensors"):
-            shutil.copymode(weights.with_name("config.json"), weights)
+            is_adapter = weights.name.startswith("adapter_model")
+            shutil.copymode(weights.with_name("adapter_config.json" if is_adapter else "config.json"), weights)
         return result
 
     def _load_from_state_dict(self, state_dict, prefix, *args):

@@ -334,10 +334,17 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         keep = places <= first_eos[:, None]
         keep = keep if attention_mask is None else keep & attention_mask.bool()
-        if self.training and self.config.attention_dropout:
+        if self._drops_out():
             return PackedTexts.of(keep)  # each text needs its own dropout mask
         position_ids = places if position_ids is None else position_ids
         return PackedTexts.of(keep, input_ids.long() * self.config.max_position_embeddings + position_ids)
+
+    def _drops_out(self) -> bool:
+        """Whether a forward pass draws dropout: attention's, or that of an adapter (LoRA's, by peft)."""
+        if not self.training:
+            return False
+        layers = (module for module in self.modules() if isinstance(module, nn.modules.dropout._DropoutNd))
+        return self.config.attention_dropout > 0 or any(layer.training and layer.p > 0 for layer in layers)
 
     def _packed_embeddings(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor | None, packed: PackedTexts

@@ -22,6 +22,7 @@ from .held_out import HeldOutPairs
 from .learning_rate_schedule import cosine_schedule
 from .loop import Training, train
 from .loss_guard import LossGuard, TrainingDiverged
+from .low_rank import LoraOptions, add_lora, load_adapter, merge_lora, save_adapter
 from .objective import ContrastiveObjective
 from .optimizer import (
     OptimizerOptions,
@@ -31,6 +32,7 @@ from .optimizer import (
     clamp_logit_scale_,
 )
 from .options import LOG_NAME, TrainingOptions, parse_options, read_recipe
+from .pair_losses import PairLoss, SameLabelLoss, SigmoidLoss, SoftmaxLoss, build_pair_loss
 from .planning import describe_plan, fit_batch_size
 from .stop_signal import StopSignal
 from .trained_models import describe_training, push_model, save_model
@@ -52,10 +54,15 @@ __all__ = [
     "GradCache",
     "HeldOutPairs",
     "LOG_NAME",
+    "LoraOptions",
     "LossGuard",
     "OptimizerOptions",
+    "PairLoss",
     "ParameterCounts",
     "Restored",
+    "SameLabelLoss",
+    "SigmoidLoss",
+    "SoftmaxLoss",
     "StopSignal",
     "Training",
     "TrainingDiverged",
@@ -63,8 +70,10 @@ __all__ = [
     "TrainingOptions",
     "adamw_from_paper",
     "adamw_parameter_groups",
+    "add_lora",
     "build_model",
     "build_optimizer",
+    "build_pair_loss",
     "check_launch",
     "check_processes_agree",
     "clamp_logit_scale_",
@@ -74,16 +83,19 @@ __all__ = [
     "describe_training",
     "fit_batch_size",
     "freeze",
+    "load_adapter",
     "load_training_data",
     "logit_bias_of",
     "logit_scale_of",
     "make_logit_scale_shardable_",
+    "merge_lora",
     "parse_options",
     "plot_training",
     "prepare_model",
     "push_model",
     "read_recipe",
     "restore_scalar_logit_scale",
+    "save_adapter",
     "save_model",
     "sync_batch_norm",
     "train",

@@ -3,7 +3,7 @@
 """Freeze parts of a model: for locked-image tuning (Zhai et al. 2022), or fine-tuning with fixed BatchNorm."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,16 +65,10 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
     Raises:
         ValueError: if there is no such part, or nothing would be left to train; the model is then unchanged.
     """
-    if isinstance(parts, str):
-        raise TypeError(f"`parts` is the text {parts!r}; it must be a list of parts, such as [{parts!r}].")
-    parts = list(parts)
-    for part in parts:
-        if part not in _PARTS:
-            hint = did_you_mean(str(part), _PARTS)
-            raise ValueError(f"There is no part {part!r} to freeze; the parts are {', '.join(_PARTS)}.{hint}")
+    parts = parts if isinstance(parts, str) else list(parts)
+    starts = starts_of_parts(parts)
     if "temporal_head" in parts and not isinstance(model, ClipHFVideoModel):
         raise ValueError("The model has no temporal head to freeze, because it is no video model; leave it out.")
-    starts = tuple(start for part in parts for start in _PARTS[part])
     known_parameters, known_modules = _names_by_config(model)
     frozen = {
         name
@@ -99,6 +93,25 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
         if f"{name}.".startswith(starts) and _without_adapter(name) in known_modules:
             _keep_in_eval_mode(module)
     return count_parameters(model)
+
+
+def starts_of_parts(parts: Sequence[str]) -> tuple[str, ...]:
+    """The beginnings of the names of parameters and modules that parts of a model have.
+
+    Args:
+        parts (`Sequence[str]`): Names of parts, as [`freeze`] takes them.
+
+    Raises:
+        ValueError: if there is no such part.
+        TypeError: if `parts` is a text.
+    """
+    if isinstance(parts, str):
+        raise TypeError(f"`parts` is the text {parts!r}; it must be a list of parts, such as [{parts!r}].")
+    for part in parts:
+        if part not in _PARTS:
+            hint = did_you_mean(str(part), _PARTS)
+            raise ValueError(f"There is no part {part!r} to freeze; the parts are {', '.join(_PARTS)}.{hint}")
+    return tuple(start for part in parts for start in _PARTS[part])
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:

@@ -8,7 +8,7 @@ import math
 import os
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ from ..model.image_reading_clip_hf import ImageLimits
 from ..model.image_transform_clip_hf import parse_color
 from ..model.prompts_clip_hf import PROMPT_SETS, get_prompt_set
 from ..utils.json_files import read_text
+from .low_rank import LoraOptions
 from .optimizer import OptimizerOptions
 
 
 LOG_NAME = "training_log.jsonl"
 RECIPE_NAME = "recipe.yaml"
 MAX_OPTIONS_BYTES = 2**20  # largest recipe or configuration that is read
+_LORA = ("lora_alpha", "lora_dropout", "lora_modules")
 _STEPS = ("epochs", "min_steps", "max_steps", "batch_size", "keep_checkpoints", "log_every", "pairs_per_epoch")
 _SIZES = ("grad_cache_chunk_size", "loss_chunk_size", "eval_rows", "max_image_pixels", "max_image_bytes", "resize_to")
 _POSITIVE = ("max_grad_norm", "eval_every", "max_image_seconds")
@@ -68,6 +70,7 @@ class TrainingOptions(TrainingFields):
         self.pair_options  # noqa: B018  (raises now what is wrong)
         self.image_options  # noqa: B018
         self.optimizer_options  # noqa: B018
+        self._check_lora()
 
     def _check_ranges(self) -> None:
         for names, is_allowed, rule in _RANGES:
@@ -97,6 +100,22 @@ class TrainingOptions(TrainingFields):
             )
         if self.streaming and self.cache_images:
             raise ValueError("`cache_images` needs data that are read in any order, not `streaming`.")
+
+    def _check_lora(self) -> None:
+        if self.lora_rank is None:
+            for option in fields(self):
+                given = getattr(self, option.name)
+                default = option.default if option.default_factory is MISSING else option.default_factory()
+                if option.name in _LORA and given != default:
+                    raise ValueError(f"`{option.name}` belongs to LoRA: give `lora_rank`, such as 2, or leave it out.")
+        elif self.model is None:
+            raise ValueError("`lora_rank` adapts a trained model: give `model`, or leave `lora_rank` out.")
+        elif self.num_frames is not None:
+            raise ValueError(
+                "`lora_rank` is given, and the data are films: a temporal head is new and has to be trained whole. "
+                "Leave `lora_rank` out; `freeze all_but_projections` trains little, too."
+            )
+        self.lora_options  # noqa: B018  (raises now what is wrong)
 
     def _check_video_choices(self) -> None:
         if self.loss == "same_label":
@@ -161,6 +180,13 @@ class TrainingOptions(TrainingFields):
         if self.apply_exif_orientation is not None:
             settings["apply_exif_orientation"] = self.apply_exif_orientation
         return settings
+
+    @property
+    def lora_options(self) -> LoraOptions | None:
+        """The options of [`add_lora`]; None without `lora_rank`."""
+        if self.lora_rank is None:
+            return None
+        return LoraOptions(self.lora_rank, self.lora_alpha, self.lora_dropout, tuple(self.lora_modules))
 
     @property
     def optimizer_options(self) -> OptimizerOptions:

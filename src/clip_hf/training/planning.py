@@ -16,6 +16,7 @@ from ..model.modeling_clip_hf import ClipHFModel
 from ..model.modeling_clip_hf_video import ClipHFVideoModel
 from ..model_card.section_texts import architecture_label
 from ..utils.wording import counted
+from .freezing import count_parameters
 from .held_out import HeldOutPairs
 from .learning_rate_schedule import cosine_factor
 from .options import TrainingOptions
@@ -135,6 +136,11 @@ def describe_plan(
         held_out ([`HeldOutPairs`], *optional*): The held-out pairs.
     """
     size = f"{architecture_label(model.config)}, {model.num_parameters():,} parameters"
+    counts = count_parameters(model)
+    if counts.frozen:
+        size += f", {counts.trained:,} of them trained"
+    if options.lora_rank is not None:
+        size += f" (LoRA of rank {options.lora_rank}; logit_scale stays {model.logit_scale.item():.3g})"
     if isinstance(model, ClipHFVideoModel):
         size += f"; clips of {counted(model.config.num_frames, 'frame')}, temporal head {model.config.temporal_head}"
     what = f"Training a new model from scratch ({size}); `config` makes another, `model` starts from a trained one."

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Save trained models with their processors and cards, in folders and on the hub."""
 
+import copy
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,14 @@ from ..utils.atomic import replaced_folder
 from ..utils.intervals import wilson_interval
 from ..utils.wording import HUB_TASKS, INTERVAL, TASK_TITLES
 from .distributed import restore_scalar_logit_scale
+from .freezing import ParameterCounts
 from .held_out import HeldOutPairs
+from .low_rank import has_lora, merge_lora, save_adapter
 from .options import TrainingOptions
 
 
-# Half the width of a 95% interval, in standard deviations.
-
+# Within a trained model's folder: its LoRA adapter, not merged.
+ADAPTER_FOLDER = "adapter"
 # The options that the card shows.
 _CARD_SETTINGS = (
     "batch_size",
@@ -45,6 +48,10 @@ _CARD_SETTINGS = (
     "temporal_head",
     "head_learning_rate_multiplier",
     "rand_augment",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_modules",
     "freeze",
     "templates",
     "ema_decay",
@@ -60,6 +67,7 @@ def describe_training(
     config: ClipHFConfig | None = None,
     num_pairs: int | None = None,
     held_out: HeldOutPairs | None = None,
+    counts: ParameterCounts | None = None,
 ) -> ModelCardDetails:
     """Collect what a model card says about a training.
 
@@ -70,6 +78,7 @@ def describe_training(
         config ([`ClipHFConfig`], *optional*): The model's configuration; the title then names its architecture.
         num_pairs (`int`, *optional*): Number of training pairs, if known.
         held_out ([`HeldOutPairs`], *optional*): What the metrics were measured on; with it they have intervals.
+        counts ([`ParameterCounts`], *optional*): The trained parameters; named where others are frozen.
     """
     settings: dict[str, object] = {"steps": num_steps, "training_pairs": num_pairs}
     if held_out is not None:
@@ -79,6 +88,10 @@ def describe_training(
         settings["temporal_head"] = config.temporal_head
     else:
         del settings["head_learning_rate_multiplier"]
+    if options.lora_rank is None:
+        settings = {name: value for name, value in settings.items() if not name.startswith("lora_")}
+    if counts is not None and counts.frozen:
+        settings["trained_parameters"] = counts.trained
     if options.loss != "same_label":
         del settings["target_scale"]
     datasets = [_name_of(source) for source in options.dataset]
@@ -158,6 +171,9 @@ def save_model(
 ) -> None:
     """Write a model, its processor and its card: all of them or, on an error, nothing. Every process calls it.
 
+    Of a model with LoRA adapters it is the plain model with the adapters merged; they themselves are in the folder
+    `adapter` within, see [`save_adapter`].
+
     Args:
         folder (`Path`): The folder to write; an existing one is replaced.
         accelerator (`Accelerator`): The accelerator of this process.
@@ -170,6 +186,10 @@ def save_model(
     if accelerator.is_main_process:
         state = {name.removeprefix("_orig_mod.").removeprefix("module."): value for name, value in state.items()}
         with replaced_folder(folder) as temporary:
+            if has_lora(clip):
+                save_adapter(clip, temporary / ADAPTER_FOLDER, details.base_model, processor)
+                clip = merge_lora(copy.deepcopy(clip))
+                state = clip.state_dict()
             clip.save_pretrained(temporary, state_dict=state)
             processor.save_pretrained(temporary)
             name = public_name(str(Path(os.path.abspath(folder)).parent))

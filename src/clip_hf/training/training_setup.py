@@ -37,8 +37,9 @@ from ..utils.json_files import read_json
 from ..utils.processes import join_processes
 from .checkpoint_files import check_can_be_resumed
 from .distributed import check_processes_agree, make_logit_scale_shardable_, sync_batch_norm
-from .freezing import freeze
+from .freezing import freeze, starts_of_parts
 from .held_out import HeldOutPairs
+from .low_rank import add_lora
 from .options import LOG_NAME, MAX_OPTIONS_BYTES, RECIPE_NAME, TrainingOptions
 from .video_models import as_video_model, as_video_processor
 
@@ -303,16 +304,28 @@ def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: Cli
     # Channels last makes convolutions a tenth faster on a CPU, and in half precision on a GPU.
     model.train().to(memory_format=torch.channels_last)
     if options.freeze:
-        accelerator.print(freeze(model, options.freeze))
+        freeze(model, options.freeze)
     if options.gradient_checkpointing:
         # transformers 5.23 renamed the method and warns of the old name; earlier versions have only the old one.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+    # After gradient checkpointing, which in an adapted model would ask for gradients of the token embeddings.
+    if options.lora_options is not None:
+        _add_adapters(options, accelerator, model)
     if options.sync_batch_norm and accelerator.num_processes > 1:
         sync_batch_norm(model)
     if accelerator.distributed_type == DistributedType.FSDP:
         make_logit_scale_shardable_(model)
     return model
+
+
+def _add_adapters(options: TrainingOptions, accelerator: Accelerator, model: ClipHFModel) -> None:
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"`lora_rank` does not work with {accelerator.distributed_type.value}: few parameters are trained, so "
+            "their optimiser's state needs no sharding. Launch with DistributedDataParallel (torchrun)."
+        )
+    add_lora(model, options.lora_options, frozen=starts_of_parts(options.freeze))
 
 
 def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHFModel, optimizer: Any) -> tuple:
