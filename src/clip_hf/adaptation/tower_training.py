@@ -18,6 +18,7 @@ from torch import nn
 from ..evaluation.registry.evaluation_data import ClassificationData
 from ..model.zero_shot_clip_hf import prompts_for
 from ..training import TrainingOptions, train
+from ..training.trained_models import ADAPTER_FOLDER
 from ..utils.atomic import replaced_folder
 from .adapt_data import Data, Draw
 from .adapt_options import AdaptOptions
@@ -184,7 +185,7 @@ def training_options(options: AdaptOptions, draw: Draw, size: TrainingSize, fold
 
 def count_trained(folder: Path, model: nn.Module) -> int:
     """Number of parameters that a training in this folder trained: those of the adapter, or all of the model."""
-    weights = folder / TRAINING_FOLDER / "adapter" / "adapter_model.safetensors"
+    weights = folder / TRAINING_FOLDER / "last" / ADAPTER_FOLDER / "adapter_model.safetensors"
     if not weights.is_file():
         return sum(parameter.numel() for parameter in model.parameters())
     with safe_open(weights, "pt") as file:

@@ -1,0 +1,48 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`clip-hf adapt`: its arguments become options, and what it prints says what was gained and lost."""
+
+import argparse
+
+import pytest
+
+from _clip_hf_cli.adapt import METHODS, TOWER_METHODS, add_arguments
+from clip_hf.cli import main
+from clip_hf.cli.adapt import adapt_options
+from clip_hf.evaluation.numerics.feature_heads import HEAD_METHODS
+from tiny_models import make_tiny_model
+
+
+def options_of(*arguments: str):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return adapt_options(parser.parse_args(["m", "digits", *arguments]))
+
+
+def test_every_method_has_a_line():
+    assert set(METHODS) == {*TOWER_METHODS, *HEAD_METHODS}
+
+
+def test_arguments_become_options():
+    asked = options_of("--shots", "4", "--seeds", "2", "--wise", "0.5", "--crop-scale", "0.3", "1", "--retain", "none")
+    assert (asked.method, asked.shots, asked.all_seeds, asked.wise, asked.retain) == ("lora", 4, [0, 1], 0.5, None)
+    assert asked.crop_scale == (0.3, 1.0) and str(asked.output_dir) == "adapted/m-digits-lora"
+    assert options_of("--wise", "AUTO").wise == "auto" and options_of().retain == "openmoji"
+    assert options_of("--templates", "a {}.").data_options.templates == ("a {}.",)
+
+
+def test_a_wrong_share_is_named():
+    with pytest.raises(ValueError, match="`wise` is 'half'; it must be a share from 0 to 1, or 'auto'"):
+        options_of("--wise", "half")
+
+
+def test_the_report_is_printed(tiny_processor, tmp_path, capsys, undrawn_plots):
+    make_tiny_model("vit").save_pretrained(tmp_path / "m")
+    tiny_processor.save_pretrained(tmp_path / "m")
+    line = ["adapt", str(tmp_path / "m"), "digits", "--method", "tip", "--shots", "2", "--retain", "none"]
+    assert main([*line, "--output-dir", str(tmp_path / "o"), "--resamples", "50"]) == 0
+    out = capsys.readouterr().out
+    assert "measured on" in out and "digits (test): top-1 accuracy" in out
+    assert f"The model is in {tmp_path / 'o' / 'model'}, the report in {tmp_path / 'o'}." in out
+    assert main([*line, "--output-dir", str(tmp_path / "o")]) == 1
+    assert "is not empty; choose another, or pass --overwrite" in capsys.readouterr().err
