@@ -10,6 +10,7 @@ from _clip_hf_cli.adapt import METHODS, TOWER_METHODS, add_arguments
 from clip_hf.cli import main
 from clip_hf.cli.adapt import adapt_options
 from clip_hf.evaluation.numerics.feature_heads import HEAD_METHODS
+from drawings import PATTERNS, draw
 from tiny_models import make_tiny_model
 
 
@@ -39,10 +40,24 @@ def test_a_wrong_share_is_named():
 def test_the_report_is_printed(tiny_processor, tmp_path, capsys, undrawn_plots):
     make_tiny_model("vit").save_pretrained(tmp_path / "m")
     tiny_processor.save_pretrained(tmp_path / "m")
-    line = ["adapt", str(tmp_path / "m"), "digits", "--method", "tip", "--shots", "2", "--retain", "none"]
+    for name in ("red", "green"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for pattern in PATTERNS:
+            draw(name, pattern).save(tmp_path / "data" / name / f"{pattern}.png")
+    line = [
+        "adapt",
+        str(tmp_path / "m"),
+        str(tmp_path / "data"),
+        "--method",
+        "tip",
+        "--shots",
+        "2",
+        "--retain",
+        "none",
+    ]
     assert main([*line, "--output-dir", str(tmp_path / "o"), "--resamples", "50"]) == 0
     out = capsys.readouterr().out
-    assert "measured on" in out and "digits (test): top-1 accuracy" in out
+    assert "measured on" in out and "data (test): top-1 accuracy" in out
     assert f"The model is in {tmp_path / 'o' / 'model'}, the report in {tmp_path / 'o'}." in out
     assert main([*line, "--output-dir", str(tmp_path / "o")]) == 1
     assert "is not empty; choose another, or pass --overwrite" in capsys.readouterr().err
