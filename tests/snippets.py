@@ -38,6 +38,7 @@ REDUCTIONS = {
     "train_clip.py": "--epochs 1 --batch_size 64 --warmup_steps 0 --cpu",
     "train_video.py": "--steps 1 --batch_size 4 --num_shown 1 --cpu",
     "train_with_trainer.py": "--max_steps 1 --per_device_train_batch_size 4 --use_cpu True",
+    "adapt": "--resamples 10 --device cpu",
     "evaluate": "--resamples 10 --few-shot-seeds 1",
 }
 

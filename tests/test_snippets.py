@@ -58,6 +58,7 @@ NOT_RUN = {
 SERVED = ("docs/howto/serve.md",)
 # How a command begins -> why only the slow test runs it.
 ONLY_SLOW = {
+    "clip-hf adapt outputs/demo/vit/last digits --shots 16 --seeds 3": "three trainings of a hundred steps",
     "clip-hf embed openai/clip-vit-base-patch32 my_images embedded_by_ray": "starts a cluster",
     "clip-hf classify examples/pictures --model outputs/demo/vit/last --runtime onnx": "exports first",
     "clip-hf export outputs/demo/vit/last vit-openvino": "exports, which tests/export does",
