@@ -74,9 +74,8 @@ def read_class_prompts(data: Any, options: PairOptions, processor: "ClipHFProces
                 "each step would embed. Train with a contrastive loss: `softmax`, or `same_label`."
             )
     if len(names) < 2:
-        raise ValueError(
-            f"The loss is `classes`, and the data have one class, {names}: there is nothing to tell apart."
-        )
+        only = next(iter(names.values()), "none that can be used")
+        raise ValueError(f"The loss is `classes`, and the only caption is {only!r}: there is nothing to tell apart.")
     ordered = sorted(names.items(), key=lambda item: item[1])
     tokens = []
     for template in options.templates:

@@ -121,7 +121,7 @@ class ClassesLoss(PairLoss):
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
 
     def model_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The batch's images with the prompts of all classes, `(classes, length)`, in a template drawn for the step."""
+        """The batch's images, and the prompts of all classes `(classes, length)` in the template of the step."""
         draw = random.Random(f"{self.seed}/{int(self.num_steps)}")
         tokens = self.prompts.tokens[draw.randrange(len(self.prompts.tokens))]
         self.num_steps += 1

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Patch dropout in a training (FLIP, Li et al. 2023): most steps see some of the patches, the last ones all of them."""
+"""Patch dropout in a training (FLIP, Li et al. 2023): most steps see some of the patches, the last ones all."""
 
 import math
 
