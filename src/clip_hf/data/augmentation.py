@@ -96,7 +96,8 @@ class Augmentation:
             drawn for an image, and their magnitude from 0 to 30, such as `(2, 9)`. They come first.
         crop_scale (`tuple[float, float]`, *optional*): Instead of a random square of the resized image, cut out a part
             of the whole one with this least and largest share of its area, such as `(0.08, 1)`, and resize that to
-            the crop's size: RandomResizedCrop, see [`random_area_window`].
+            the crop's size: RandomResizedCrop, by torchvision's rule. Kept images (`cache_images`) are
+            cut out of after they were resized, which has less detail.
 
     Raises:
         ValueError: if a value is out of its range.

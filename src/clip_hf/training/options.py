@@ -24,6 +24,7 @@ from ..model.configuration_clip_hf_video import TEMPORAL_HEADS
 from ..model.image_reading_clip_hf import ImageLimits
 from ..model.image_transform_clip_hf import parse_color
 from ..model.prompts_clip_hf import PROMPT_SETS, get_prompt_set
+from ..utils.extras import require_extra
 from ..utils.json_files import read_text
 from .low_rank import LoraOptions
 from .optimizer import OptimizerOptions
@@ -144,6 +145,8 @@ class TrainingOptions(TrainingFields):
                 "Leave `lora_rank` out; `freeze all_but_projections` trains little, too."
             )
         self.lora_options  # noqa: B018  (raises now what is wrong)
+        if self.lora_rank is not None:
+            require_extra("adapt", "`lora_rank`", "peft")
 
     def _check_video_choices(self) -> None:
         if self.loss == "same_label":

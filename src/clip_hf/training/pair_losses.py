@@ -162,7 +162,7 @@ def build_pair_loss(options: LossChoices, clip: ClipHFModel, prompts: ClassPromp
     Args:
         options ([`TrainingOptions`]): The options of the training.
         clip ([`ClipHFModel`]): The model to train, not wrapped.
-        prompts ([`ClassPrompts`], *optional*): The classes, for the loss `classes`.
+        prompts (`ClassPrompts`, *optional*): The classes, for the loss `classes`; `read_class_prompts` reads them.
 
     Raises:
         ValueError: if the loss does not fit the model.
