@@ -1,7 +1,7 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """
-Patch dropout: the time of a training step with half of the patches, and what the accuracy loses and the tail gives back.
+Patch dropout: the time of a training step with half of the patches, and what accuracy loses and the tail gives back.
 
     python benchmarks/bench_patch_dropout.py                                # about 40 minutes on two cores
     python benchmarks/bench_patch_dropout.py --steps 2 --repeats 2 --seeds 1    # a trial: two minutes

@@ -136,12 +136,6 @@ def test_trainer_trains_a_model_of_peft(tiny_data, tiny_processor, tmp_path, pix
     config = LoraConfig(r=2, lora_alpha=1, use_rslora=True, target_modules=["q_proj", "k_proj", "v_proj"])
     model = get_peft_model(ClipHFModel.from_pretrained(tmp_path / "base"), config)
     settings = {"max_steps": 2, "per_device_train_batch_size": 8, "save_steps": 1, "use_cpu": True}
-        "max_steps": 2,
-        "per_device_train_batch_size": 8,
-        "save_steps": 1,
-        "use_cpu": True,
-        "report_to": "none",
-    }
     settings |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     arguments = TrainingArguments(str(tmp_path / "out"), remove_unused_columns=False, report_to="none", **settings)
     trainer = Trainer(
