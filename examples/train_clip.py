@@ -35,7 +35,16 @@ from clip_hf import (
     contrastive_loss,
 )
 from clip_hf.data import PairLoader, PairOptions, iter_texts, load_pairs
-from clip_hf.training import adamw_from_paper, check_launch, clamp_logit_scale_, cosine_schedule
+from clip_hf.training import (
+    LoraOptions,
+    adamw_from_paper,
+    add_lora,
+    check_launch,
+    clamp_logit_scale_,
+    cosine_schedule,
+    merge_lora,
+    save_adapter,
+)
 from clip_hf.utils.failures import reported_failures
 
 
@@ -52,11 +61,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="the highest one (default: %(default)s)")
     parser.add_argument("--weight_decay", type=float, default=0.2, help="not of gains and biases (default: 0.2)")
     parser.add_argument("--warmup_steps", type=int, help="steps of rising learning rate (default: a tenth of all)")
+    parser.add_argument("--lora_rank", type=int, help="train LoRA adapters of this rank beside --model (needs peft)")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that load images (default: 0)")
     parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and crops (default: %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="train on the CPU even if there is a GPU")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.lora_rank and not options.model:
+        parser.error("--lora_rank adapts a trained model: give --model")
+    return options
 
 
 def build_model(name: str | None, texts: Iterable[str]) -> tuple[ClipHFModel, ClipHFProcessor]:
@@ -108,6 +121,9 @@ def train(options: argparse.Namespace) -> None:
     )
 
     model.train().to(memory_format=torch.channels_last)
+    if options.lora_rank:
+        # All else is frozen from here on, the logit scale too.
+        accelerator.print(add_lora(model, LoraOptions(rank=options.lora_rank)))
     optimizer = adamw_from_paper(model, options.learning_rate, options.weight_decay)
     schedule = cosine_schedule(optimizer, choose_warmup(options.warmup_steps, num_steps), num_steps)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -135,6 +151,10 @@ def train(options: argparse.Namespace) -> None:
         bar.set_postfix(loss=f"{mean_loss:.3f}", rate=f"{schedule.get_last_lr()[0]:.2g}", skipped=skipped)
 
     if accelerator.is_main_process:
+        if options.lora_rank:
+            # The adapter alone, for peft and `ClipHFModel.from_pretrained`; then the plain model with it merged.
+            save_adapter(clip, f"{options.output_dir}/adapter", options.model, processor)
+            clip = merge_lora(clip)
         clip.save_pretrained(options.output_dir)
         processor.save_pretrained(options.output_dir)
         print(f"The model is in {options.output_dir}: `clip-hf evaluate {options.output_dir} --data ...` measures it.")

@@ -102,6 +102,9 @@ class TrainingFields:
     blur: float = _option(0.0, "Probability of a Gaussian blur.")
     horizontal_flip: float = _option(0.0, "Probability of a flip; captions that say left or right are then wrong.")
     rand_augment: list[float] = _option([], "RandAugment: number of changes, and magnitude 0 to 30, such as 2 9.")
+    crop_scale: list[float] = _option(
+        [], "RandomResizedCrop: least and largest share of the area, such as 0.08 1; replaces the square crop."
+    )
     token_dropout: float = _option(0.0, "Probability to leave out a token of a text.")
     model: str | None = _option(None, "Folder, file or hub name of a model to start from. Without it: from scratch.")
     config: str = _option("ViT-B/32", "From scratch: a published architecture, or a JSON file for ClipHFConfig.")
@@ -113,7 +116,9 @@ class TrainingFields:
     )
     temporal_num_layers: int | None = _option(None, "Films: layers of the heads Transf and Transf_cls (default: 6).")
     loss: str = _option(
-        "softmax", "`softmax` as CLIP; `same_label`: equal captions are one class; from scratch `sigmoid` as SigLIP."
+        "softmax",
+        "`softmax` as CLIP; `same_label`: equal captions are one class; `classes`: each image against the prompts of "
+        "all captions (few classes); from scratch `sigmoid` as SigLIP.",
     )
     target_scale: float = _option(10.0, "same_label: the targets are the softmax of this at the pairs of one class.")
     lora_rank: int | None = _option(
@@ -145,6 +150,8 @@ class TrainingFields:
         None, "Rows of the similarity matrix in memory at a time (default: automatic)."
     )
     mixed_precision: str = _option("no", "`no`, `fp16` or `bf16`; the weights and the loss are float32 in any case.")
+    patch_dropout: float = _option(0.0, "ViT: share of the patches that a step leaves out (FLIP: 0.5).")
+    unmasked_share: float = _option(0.0, "patch_dropout: share of the steps, the last ones, that see all patches.")
     gradient_checkpointing: bool = _option(False, "Compute activations again in the backward pass, to save memory.")
     compile: bool = _option(False, "Compile the model with torch.compile.")
     sync_batch_norm: bool = _option(False, "BatchNorm over the pairs of all processes (GPUs).")

@@ -93,6 +93,7 @@ def test_options_that_may_be_none_are_all_of_them():
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_can_be_emptied(name, empty, recipe_with):
     items = {"color_jitter": [0.1] * 4, "templates": ["a {}"], "dataset_weights": [1.0], "rand_augment": [2.0, 9.0]}
+    items["crop_scale"] = [0.08, 1.0]
     item = items.get(name, ["a"])
     others = {"lora_rank": 2, "model": "a"} if name == "lora_modules" else {}
     recipe = recipe_with(yaml.safe_dump({name: item, **others}))

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Augmentation of training images."""
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -9,6 +10,11 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from .rand_augment import check_rand_augment, rand_augment
+
+
+# torchvision's RandomResizedCrop: widths by heights, and how often it draws before it takes the centre.
+_SHAPES = (3 / 4, 4 / 3)
+_AREA_DRAWS = 10
 
 
 def random_square_crop(image: np.ndarray, size: int, generator: random.Random) -> np.ndarray:
@@ -41,12 +47,41 @@ def random_window(
     return left, top, left + size[0], top + size[1]
 
 
+def random_area_window(
+    width: int, height: int, scale: tuple[float, float], generator: random.Random
+) -> tuple[int, int, int, int]:
+    """Draw a part of an image by torchvision's rule for RandomResizedCrop (Szegedy et al. 2015, section 6).
+
+    Its share of the image's area is uniform in `scale`, the logarithm of its width by its height uniform between those
+    of 3/4 and 4/3, and its place uniform. If ten draws do not fit into the image, it is the largest part in the centre
+    whose shape is within these limits.
+
+    Args:
+        width, height (`int`): Size of the image in pixels.
+        scale (`tuple[float, float]`): Least and largest share of the area.
+        generator (`random.Random`): Draws the part.
+
+    Returns:
+        `tuple[int, int, int, int]`: left, top, right, bottom.
+    """
+    for _ in range(_AREA_DRAWS):
+        area = width * height * generator.uniform(*scale)
+        shape = math.exp(generator.uniform(*map(math.log, _SHAPES)))
+        part = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < part[0] <= width and 0 < part[1] <= height:
+            return random_window(width, height, part, generator)
+    shape = min(max(width / height, _SHAPES[0]), _SHAPES[1])
+    part = max(1, min(width, round(height * shape))), max(1, min(height, round(width / shape)))
+    left, top = (width - part[0]) // 2, (height - part[1]) // 2
+    return left, top, left + part[0], top + part[1]
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Changes to a training image beyond the paper's random crop; all are off by default, as in the paper.
 
-    They apply after the crop, to 8-bit RGB, in the order of the arguments (RandAugment first), by Pillow's own
-    operations.
+    But for `crop_scale`, which replaces that crop, they apply after it, to 8-bit RGB, in the order of the arguments
+    (RandAugment first), by Pillow's own operations.
 
     Args:
         color_jitter (`tuple[float, float, float, float]`, *optional*, defaults to `(0, 0, 0, 0)`): Strength of the
@@ -59,6 +94,10 @@ class Augmentation:
             say "left" or that quote text in the image are then wrong, and so are those of films that move to a side.
         rand_augment (`tuple[int, float]`, *optional*): RandAugment (Cubuk et al. 2020): how many of its 14 changes are
             drawn for an image, and their magnitude from 0 to 30, such as `(2, 9)`. They come first.
+        crop_scale (`tuple[float, float]`, *optional*): Instead of a random square of the resized image, cut out a part
+            of the whole one with this least and largest share of its area, such as `(0.08, 1)`, and resize that to
+            the crop's size: RandomResizedCrop, by torchvision's rule. Kept images (`cache_images`) are
+            cut out of after they were resized, which has less detail.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -69,6 +108,7 @@ class Augmentation:
     blur_radius: tuple[float, float] = (0.1, 2.0)
     horizontal_flip: float = 0.0
     rand_augment: tuple[int, float] | None = None
+    crop_scale: tuple[float, float] | None = None
 
     def __post_init__(self):
         for name, length in (("color_jitter", 4), ("blur_radius", 2)):
@@ -77,6 +117,14 @@ class Augmentation:
                 raise ValueError(f"`{name}` is {value!r}; it must be {length} numbers.")
             object.__setattr__(self, name, tuple(map(float, value)))
         object.__setattr__(self, "rand_augment", check_rand_augment(self.rand_augment))
+        if self.crop_scale is not None:
+            scale = self.crop_scale
+            if not isinstance(scale, list | tuple) or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+                raise ValueError(
+                    f"`crop_scale` is {scale!r}; it must be the least and the largest share of the area, above 0 and "
+                    "at most 1, such as 0.08 1."
+                )
+            object.__setattr__(self, "crop_scale", tuple(map(float, scale)))
         for name in ("blur", "horizontal_flip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be a probability, 0 to 1.")
@@ -87,7 +135,7 @@ class Augmentation:
 
     @property
     def is_on(self) -> bool:
-        """Whether any change is switched on."""
+        """Whether any change after the crop is switched on."""
         changes = any(self.color_jitter) or self.blur > 0 or self.horizontal_flip > 0
         return changes or self.rand_augment is not None
 

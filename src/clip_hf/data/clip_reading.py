@@ -12,7 +12,7 @@ from ..model.image_reading_clip_hf import ImageLimits, UnreadableImage, check_sc
 from ..model.video_opening_clip_hf import VideoLimits
 from ..model.video_reading_clip_hf import ClipSampling, read_clip
 from ..utils.extras import require_extra
-from .augmentation import Augmentation
+from .augmentation import Augmentation, random_area_window
 from .decoding import ImageReader, check_not_missing
 from .media import IMAGES, VIDEOS
 from .pair_options import PairOptions
@@ -87,7 +87,11 @@ class ClipReader(ImageReader):
         """The same part of each frame, `(frames, channels, height, width)`, uint8."""
         self.check_size(frames[0])
         size = self.transform.resized_size(frames[0])
-        window = self._window(size, generator)
+        crops_areas = self.crop_scale is not None and generator is not None
+        if crops_areas:
+            window = random_area_window(*frames[0].size, self.crop_scale, generator)
+        else:
+            window = self._window(size, generator)
         cut: dict[int, np.ndarray] = {}  # a frame that a short film gives several times is resized once
         for frame in frames:
             if frame.size != frames[0].size:
@@ -95,5 +99,6 @@ class ClipReader(ImageReader):
                     "size changes", f"its frames change from {frames[0].size} to {frame.size} pixels."
                 )
             if id(frame) not in cut:
-                cut[id(frame)] = self.pixels_of(frame, size, window, threads)
+                part = self.area_of(frame, window, threads) if crops_areas else None
+                cut[id(frame)] = self.pixels_of(frame, size, window, threads) if part is None else part
         return np.stack([cut[id(frame)] for frame in frames])

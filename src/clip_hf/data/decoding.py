@@ -5,6 +5,7 @@
 import os
 import random
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..model.image_reading_clip_hf import (
     unwrap_source,
 )
 from ..model.image_transform_clip_hf import as_bytes
-from .augmentation import Augmentation, random_window
+from .augmentation import Augmentation, random_area_window, random_window
 from .media import IMAGES
 from .skips import SkippedRow, stop_if_exhausted
 from .texts import escaped
@@ -39,6 +40,8 @@ class ImageReader:
     - Only the crop is resized, so a strip of 1 x 100,000 pixels does not take gigabytes.
     - An image that cannot be used is returned as a [`SkippedRow`]; Pillow's warnings are silenced.
     - With `cache_images` the resized images of rows stay in memory.
+    - With the augmentation's `crop_scale` the part is cut out of the image as it was read, before it is resized; of
+      kept images out of the resized one, which has less detail.
     """
 
     noun = IMAGES.noun
@@ -55,6 +58,12 @@ class ImageReader:
         self.augmentation = augmentation if augmentation is not None and augmentation.is_on else None
         self.min_image_size = min_image_size
         self.cache: dict[int, np.ndarray] | None = {} if cache_images else None
+        self.crop_scale = None if augmentation is None else augmentation.crop_scale
+        if self.crop_scale is not None:
+            if not self.transform.do_center_crop:
+                raise ValueError("`crop_scale` needs an image processor with do_center_crop=True, which has the size.")
+            # A JPEG decoded at a fraction of its size would lack the detail of a small part.
+            self.transform = replace(self.transform, draft=False)
         if self.augmentation is not None and not self.transform.do_convert_rgb:
             raise ValueError("Augmentation needs RGB: use an image processor with do_convert_rgb=True.")
 
@@ -82,8 +91,7 @@ class ImageReader:
         """
         kept = self.cached(cache_key)
         if kept is not None:
-            left, top, right, bottom = self._window((kept.shape[2], kept.shape[1]), generator)
-            return kept[:, top:bottom, left:right]
+            return self._part_of_kept(kept, generator, threads)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -117,18 +125,37 @@ class ImageReader:
         part = self.transform.resize_and_crop(image, size, window, threads)
         return np.ascontiguousarray(np.moveaxis(as_bytes(part), 2, 0)).astype(np.uint8, copy=False)
 
+    def area_of(self, image: Image.Image, window: tuple[int, int, int, int], threads: int) -> np.ndarray:
+        """The part `window` of an image, resized to the crop: `(channels, height, width)`, uint8."""
+        size = (self.transform.crop_size.width, self.transform.crop_size.height)
+        return self.pixels_of(image.crop(window), size, (0, 0, *size), threads)
+
+    def _part_of_kept(self, kept: np.ndarray, generator: random.Random | None, threads: int) -> np.ndarray:
+        size = (kept.shape[2], kept.shape[1])
+        if self.crop_scale is not None and generator is not None:
+            channels_last = kept.transpose(1, 2, 0)
+            image = Image.fromarray(np.ascontiguousarray(channels_last[..., 0] if len(kept) == 1 else channels_last))
+            return self.area_of(image, random_area_window(*size, self.crop_scale, generator), threads)
+        left, top, right, bottom = self._window(size, generator)
+        return kept[:, top:bottom, left:right]
+
     def _read(self, source: Any, generator: random.Random | None, cache_key: int | None, threads: int) -> np.ndarray:
         check_not_missing(source)
         image = self.transform.open(source)
         self.check_size(image)
         size = self.transform.resized_size(image)
-        window = left, top, right, bottom = self._window(size, generator)
-        area = (right - left) * (bottom - top)
+        crops_areas = self.crop_scale is not None and generator is not None
+        if crops_areas and self.cache is None:
+            return self.area_of(image, random_area_window(*image.size, self.crop_scale, generator), threads)
+        crop = self.transform.crop_size if self.transform.do_center_crop else None
+        area = size[0] * size[1] if crop is None else crop.width * crop.height
         if self.cache is None or size[0] * size[1] > _MAX_CACHED_CROPS * area:
-            return self.pixels_of(image, size, window, threads)
+            if crops_areas:
+                return self.area_of(image, random_area_window(*image.size, self.crop_scale, generator), threads)
+            return self.pixels_of(image, size, self._window(size, generator), threads)
         whole = self.pixels_of(image, size, (0, 0, *size), threads)
         self.cache[cache_key] = whole
-        return whole[:, top:bottom, left:right]
+        return self._part_of_kept(whole, generator, threads)
 
     def _window(self, size: tuple[int, int], generator: random.Random | None) -> tuple[int, int, int, int]:
         if generator is None or not self.transform.do_center_crop:

@@ -449,9 +449,12 @@ class ClipHFViTModel(ClipHFPreTrainedModel):
     - unlike the usual one, it has a LayerNorm between the embeddings and the transformer (its weights are called
       `pre_layrnorm` in every published repo);
     - `last_hidden_state` `(batch, 1 + patches, hidden_size)` is the transformer's output, `pooler_output`
-      `(batch, hidden_size)` the class token's after the final LayerNorm.
+      `(batch, hidden_size)` the class token's after the final LayerNorm;
+    - in training mode, `patch_dropout` is the share of patches that are left out (FLIP, Li et al. 2023): others for
+      each image, never the class token. It is no part of the configuration.
     """
 
+    patch_dropout: float = 0.0
     config_class = ClipHFViTConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
@@ -494,13 +497,25 @@ class ClipHFViTModel(ClipHFPreTrainedModel):
             TypeError: if `pixel_values` is not a tensor, or an input is unknown.
         """
         kwargs = known_kwargs(self, kwargs)
-        hidden_states = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))
+        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)
+        if self.training and self.patch_dropout:
+            hidden_states = self._drop_patches(hidden_states)
+        hidden_states = self.pre_layrnorm(hidden_states)
         if self.only_pools(pooled_only, kwargs):
             pooled = self.encoder(hidden_states, pooled_at=(slice(None), 0), **kwargs)[0]
             return BaseModelOutputWithPooling(pooler_output=self.post_layernorm(pooled))
         hidden_states = self.encoder(hidden_states, **kwargs)[0]
         pooled = self.post_layernorm(hidden_states[:, 0])
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def _drop_patches(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(batch, 1 + patches, hidden_size) -> the class token and the patches that are kept, in their order."""
+        batch, length, width = embeddings.shape
+        kept = max(1, round((length - 1) * (1 - self.patch_dropout)))
+        drawn = torch.rand(batch, length - 1, device=embeddings.device).topk(kept, dim=1).indices
+        places = 1 + drawn.sort(dim=1).values  # (batch, kept)
+        patches = embeddings.gather(1, places[..., None].expand(-1, -1, width))
+        return torch.cat([embeddings[:, :1], patches], dim=1)
 
 
 ClipHFTextModel.register_for_auto_class("AutoModel")

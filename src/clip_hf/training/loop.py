@@ -17,6 +17,7 @@ from ..model_card.card import ModelCardDetails
 from ..utils.processes import SharedOutcome, accelerator_settings
 from ..utils.saved_states import check_kinds, kinds_of
 from ..utils.wording import counted
+from .class_prompts import read_class_prompts
 from .distributed import logit_scale_of
 from .freezing import count_parameters
 from .learning_rate_schedule import cosine_schedule
@@ -25,6 +26,7 @@ from .objective import ContrastiveObjective
 from .optimizer import build_optimizer, clamp_logit_scale_
 from .options import LOG_NAME, TrainingOptions
 from .pair_losses import build_pair_loss
+from .patch_dropout import PatchDropout
 from .planning import check_average, check_plan, describe_plan, fit_batch_size, num_steps_of
 from .stop_signal import StopSignal
 from .trained_models import describe_training, push_model, save_model
@@ -64,7 +66,11 @@ class Training:
         self.loader = build_loader(options, self.accelerator, data, self.processor, self.num_steps)
         self.held_out = load_held_out(options, held_out, data, self.processor)
         self.clip = prepare_model(options, self.accelerator, model)
-        self.pair_loss = build_pair_loss(options, self.clip).to(self.accelerator.device)
+        self.patch_dropout = PatchDropout(self.clip, options.patch_dropout, self.num_steps, options.unmasked_share)
+        prompts = None
+        if options.loss == "classes":
+            prompts = read_class_prompts(data, options.pair_options, self.processor)
+        self.pair_loss = build_pair_loss(options, self.clip, prompts).to(self.accelerator.device)
         optimizer = build_optimizer(self.clip, options.optimizer_options, list(self.pair_loss.parameters()))
         if self.accelerator.is_main_process:
             check_plan(optimizer, self.num_steps, options.batch_size, options.max_steps)
@@ -160,6 +166,7 @@ class Training:
     def step(self, step: int, batch: dict) -> dict[str, float]:
         """Make one update; returns the step's entry in the log, with the figures of all processes together."""
         seed_step(self.options.seed, step, self.accelerator.process_index)
+        self.patch_dropout.start_step(step)
         skipped, noticed = batch.pop("skipped"), batch.pop("noticed")
         tensors = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
         loss = self.accelerator.reduce(self.objective.backward(tensors), "mean").item()

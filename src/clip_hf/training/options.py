@@ -24,6 +24,7 @@ from ..model.configuration_clip_hf_video import TEMPORAL_HEADS
 from ..model.image_reading_clip_hf import ImageLimits
 from ..model.image_transform_clip_hf import parse_color
 from ..model.prompts_clip_hf import PROMPT_SETS, get_prompt_set
+from ..utils.extras import require_extra
 from ..utils.json_files import read_text
 from .low_rank import LoraOptions
 from .optimizer import OptimizerOptions
@@ -38,7 +39,7 @@ _SIZES = ("grad_cache_chunk_size", "loss_chunk_size", "eval_rows", "max_image_pi
 _POSITIVE = ("max_grad_norm", "eval_every", "max_image_seconds")
 _FRAMES = ("num_frames", "temporal_num_layers")
 _MAX_WORKERS = max(64, 2 * (os.cpu_count() or 1))  # thousands of processes stop a machine
-_SHARES = ("warmup_share", "eval_share", "label_smoothing", "ema_decay")
+_SHARES = ("patch_dropout", "unmasked_share", "warmup_share", "eval_share", "label_smoothing", "ema_decay")
 # Options, what their values must meet unless they are None, and how a message says it.
 _RANGES = (
     ((*_STEPS, *_SIZES, *_FRAMES), lambda value: value >= 1, "at least 1"),
@@ -80,7 +81,7 @@ class TrainingOptions(TrainingFields):
                     raise ValueError(f"`{name}` is {value}; it must be {rule}.")
 
     def _check_choices(self) -> None:
-        choices = {"loss": ("softmax", "sigmoid", "same_label"), "mixed_precision": ("no", "fp16", "bf16")}
+        choices = {"loss": ("softmax", "sigmoid", "same_label", "classes"), "mixed_precision": ("no", "fp16", "bf16")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}.")
@@ -89,6 +90,8 @@ class TrainingOptions(TrainingFields):
         if self.loss != "softmax" and self.label_smoothing:
             raise ValueError(f"`label_smoothing` belongs to the softmax loss; the {self.loss} loss has none.")
         self._check_video_choices()
+        self._check_classes()
+        self._check_patch_dropout()
         if self.streaming and self.max_steps is None and self.pairs_per_epoch is None:
             raise ValueError(
                 "A stream does not know its length, and the learning rate's schedule needs it: give `max_steps`, or "
@@ -100,6 +103,32 @@ class TrainingOptions(TrainingFields):
             )
         if self.streaming and self.cache_images:
             raise ValueError("`cache_images` needs data that are read in any order, not `streaming`.")
+
+    def _check_classes(self) -> None:
+        if self.loss != "classes":
+            return
+        if self.grad_cache_chunk_size is not None:
+            raise ValueError(
+                "`grad_cache_chunk_size` is given, and `loss` is classes: an image's loss needs no other image, so "
+                "chunks save nothing that a smaller `batch_size` does not. Leave it out."
+            )
+        for name, reason in (
+            ("streaming", "the classes are the different captions, which a stream does not know at first"),
+            ("token_dropout", "the texts are the classes' prompts, not those of the pairs"),
+            ("loss_chunk_size", "its matrix has a row for each image and a column for each class"),
+        ):
+            if getattr(self, name):
+                raise ValueError(f"`{name}` is {getattr(self, name)}, and `loss` is classes: {reason}. Leave it out.")
+
+    def _check_patch_dropout(self) -> None:
+        if self.unmasked_share and not self.patch_dropout:
+            raise ValueError("`unmasked_share` belongs to `patch_dropout`: give that, such as 0.5, or leave it out.")
+        frozen = {"vision", "vision_tower", "all_but_projections"} & set(self.freeze)
+        if self.patch_dropout and frozen:
+            raise ValueError(
+                f"`patch_dropout` is {self.patch_dropout}, and `freeze` has {', '.join(sorted(frozen))}: a frozen "
+                "image tower would see parts of images and learn nothing from it. Leave one of them out."
+            )
 
     def _check_lora(self) -> None:
         if self.lora_rank is None:
@@ -116,6 +145,8 @@ class TrainingOptions(TrainingFields):
                 "Leave `lora_rank` out; `freeze all_but_projections` trains little, too."
             )
         self.lora_options  # noqa: B018  (raises now what is wrong)
+        if self.lora_rank is not None:
+            require_extra("adapt", "`lora_rank`", "peft")
 
     def _check_video_choices(self) -> None:
         if self.loss == "same_label":
@@ -160,6 +191,7 @@ class TrainingOptions(TrainingFields):
             self.blur,
             horizontal_flip=self.horizontal_flip,
             rand_augment=tuple(self.rand_augment),
+            crop_scale=tuple(self.crop_scale) or None,
         )
         names = {known.name for known in fields(PairOptions)} & {known.name for known in fields(self)}
         values = {name: getattr(self, name) for name in names if name != "templates"}

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The loss of a batch as an object: what it takes of the batch, and what it computes from the embeddings."""
 
+import random
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from torch import nn
 from ..model.loss_clip_hf import contrastive_loss, sigmoid_loss
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.video_loss_clip_hf import same_label_loss
+from .class_prompts import ClassPrompts
 
 
 class PairLoss(nn.Module):
@@ -97,6 +99,43 @@ class SameLabelLoss(PairLoss):
         )
 
 
+class ClassesLoss(PairLoss):
+    """Cross-entropy of each image over all classes, whose prompts are the texts of every step (CLIP-LoRA, Zanella and
+    Ben Ayed 2024, section 4); the text tower is trained through all of them.
+
+    - With several templates one is drawn for each step, the same on all processes.
+    - Processes compare their own images with all classes, so nothing is gathered.
+
+    Args:
+        prompts ([`ClassPrompts`]): The classes.
+        seed (`int`, *optional*, defaults to 0): Of the templates' draws.
+    """
+
+    batch_names = ("text_ids",)
+    allows_grad_cache = False
+
+    def __init__(self, prompts: ClassPrompts, seed: int = 0):
+        super().__init__()
+        self.prompts, self.seed = prompts, seed
+        # In checkpoints, so that a resumed training goes on with the draws.
+        self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
+
+    def model_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch's images, and the prompts of all classes `(classes, length)` in the template of the step."""
+        draw = random.Random(f"{self.seed}/{int(self.num_steps)}")
+        tokens = self.prompts.tokens[draw.randrange(len(self.prompts.tokens))]
+        self.num_steps += 1
+        pixels = inputs["pixel_values"]
+        return {"pixel_values": pixels, **{name: value.to(pixels.device) for name, value in tokens.items()}}
+
+    def forward(
+        self, images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor, *, text_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """The loss of these images of this process, a scalar; `texts` are those of all classes, `(classes, dim)`."""
+        matches = text_ids[:, None] == self.prompts.text_ids.to(text_ids.device)  # (batch, classes)
+        return nn.functional.cross_entropy(logit_scale * images @ texts.T, matches.int().argmax(dim=1))
+
+
 class LossChoices(Protocol):
     """The options that [`build_pair_loss`] reads, such as a [`TrainingOptions`]."""
 
@@ -104,6 +143,7 @@ class LossChoices(Protocol):
     label_smoothing: float
     loss_chunk_size: int | None
     target_scale: float
+    seed: int
 
 
 # The loss by its option's value, for models without a logit bias.
@@ -114,7 +154,7 @@ _BUILDERS: dict[str, Callable[[Any, ClipHFModel], PairLoss]] = {
 _OF_A_BIAS = ("softmax", "sigmoid")
 
 
-def build_pair_loss(options: LossChoices, clip: ClipHFModel) -> PairLoss:
+def build_pair_loss(options: LossChoices, clip: ClipHFModel, prompts: ClassPrompts | None = None) -> PairLoss:
     """Build the loss that the options of a training name.
 
     A model with a `logit_bias` is trained with the sigmoid loss, whether `loss` is `"sigmoid"` or `"softmax"`.
@@ -122,10 +162,13 @@ def build_pair_loss(options: LossChoices, clip: ClipHFModel) -> PairLoss:
     Args:
         options ([`TrainingOptions`]): The options of the training.
         clip ([`ClipHFModel`]): The model to train, not wrapped.
+        prompts (`ClassPrompts`, *optional*): The classes, for the loss `classes`; `read_class_prompts` reads them.
 
     Raises:
         ValueError: if the loss does not fit the model.
     """
+    if clip.logit_bias is None and options.loss == "classes":
+        return ClassesLoss(prompts, options.seed)
     if clip.logit_bias is None:
         # The sigmoid loss of a model without a bias: it was pretrained with the softmax loss, and goes on with it.
         return _BUILDERS["softmax" if options.loss == "sigmoid" else options.loss](options, clip)

@@ -48,6 +48,9 @@ _CARD_SETTINGS = (
     "temporal_head",
     "head_learning_rate_multiplier",
     "rand_augment",
+    "crop_scale",
+    "patch_dropout",
+    "unmasked_share",
     "lora_rank",
     "lora_alpha",
     "lora_dropout",
@@ -92,6 +95,8 @@ def describe_training(
         settings = {name: value for name, value in settings.items() if not name.startswith("lora_")}
     if counts is not None and counts.frozen:
         settings["trained_parameters"] = counts.trained
+    if not options.patch_dropout:
+        del settings["patch_dropout"], settings["unmasked_share"]
     if options.loss != "same_label":
         del settings["target_scale"]
     datasets = [_name_of(source) for source in options.dataset]
