@@ -32,7 +32,10 @@ from clip_hf.search.no_match import DEFAULT_SHARE
 from clip_hf.utils.extras import MissingExtra
 
 
-COMMANDS = ("classify", "convert", "train", "evaluate", "compare", "embed", "search", "export", "env", "serve")
+COMMANDS = (
+    *("classify", "convert", "train", "evaluate", "compare", "interpolate", "stretch"),
+    *("embed", "search", "export", "env", "serve"),
+)
 
 
 def stopped(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -98,6 +101,8 @@ COMMAND_LINES = {
     "train": [],
     "evaluate": ["m"],
     "compare": ["a", "b"],
+    "interpolate": ["a", "b"],
+    "stretch": ["m", "-o", "long"],
     "embed": ["m", "source", "destination"],
     "search": ["photos"],
     "export": ["m", "destination"],

@@ -8,6 +8,8 @@ from ..utils.extras import require_extra
 require_extra("adapt", "clip_hf.adaptation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
 from .batch_norm import reestimate_batch_norm_
+from .interpolation import CurveOptions, CurvePoint, InterpolationCurve, MeasuredParts, draw_curve, load_measured_parts
+from .long_texts import stretch_context
 from .weight_space import (
     GreedySoup,
     TaskVector,
@@ -20,12 +22,19 @@ from .weight_space import (
 
 
 __all__ = [
+    "CurveOptions",
+    "CurvePoint",
     "GreedySoup",
+    "InterpolationCurve",
+    "MeasuredParts",
     "TaskVector",
     "add_task_vectors",
     "average_weights",
+    "draw_curve",
     "greedy_soup",
     "interpolate_weights",
+    "load_measured_parts",
     "reestimate_batch_norm_",
+    "stretch_context",
     "task_vector",
 ]
