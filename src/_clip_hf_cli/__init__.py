@@ -20,7 +20,22 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NoReturn
 
-from . import adapt, classify, compare, convert, embed, env, evaluate, export, search, serve, tag, train
+from . import (
+    adapt,
+    classify,
+    compare,
+    convert,
+    embed,
+    env,
+    evaluate,
+    export,
+    interpolate,
+    search,
+    serve,
+    stretch,
+    tag,
+    train,
+)
 from .control_characters import escape_controls
 from .server_arguments import check_server_arguments
 
@@ -37,6 +52,8 @@ _COMMANDS = {
     ),
     "evaluate": (evaluate, "evaluate a model: zero-shot, retrieval, linear probe, few-shot, robustness"),
     "compare": (compare, "compare evaluated models side by side"),
+    "interpolate": (interpolate, "find the best model between a CLIP and its fine-tuning (WiSE-FT)"),
+    "stretch": (stretch, "give a CLIP positions for longer texts (Long-CLIP)"),
     "embed": (embed, "embed any number of images and captions into a folder, and go on after any interruption"),
     "search": (search, "find pictures or texts by text and by picture, and near-duplicates"),
     "serve": (serve, "serve a model over HTTP: embeddings, classification, ranking, search, and a page"),

@@ -33,17 +33,8 @@ from clip_hf.utils.extras import MissingExtra
 
 
 COMMANDS = (
-    "classify",
-    "convert",
-    "train",
-    "evaluate",
-    "compare",
-    "embed",
-    "search",
-    "export",
-    "env",
-    "serve",
-    "adapt",
+    *("classify", "convert", "train", "adapt", "evaluate", "compare", "interpolate", "stretch"),
+    *("embed", "search", "export", "env", "serve"),
 )
 
 
@@ -110,6 +101,8 @@ COMMAND_LINES = {
     "train": [],
     "evaluate": ["m"],
     "compare": ["a", "b"],
+    "interpolate": ["a", "b"],
+    "stretch": ["m", "-o", "long"],
     "embed": ["m", "source", "destination"],
     "search": ["photos"],
     "export": ["m", "destination"],

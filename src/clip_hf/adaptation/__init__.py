@@ -11,6 +11,8 @@ from .adapt_options import AdaptOptions
 from .adapt_report import AdaptationReport, AdaptedSeed
 from .adapting import adapt
 from .batch_norm import reestimate_batch_norm_
+from .interpolation import CurveOptions, CurvePoint, InterpolationCurve, MeasuredParts, draw_curve, load_measured_parts
+from .long_texts import stretch_context
 from .measuring_change import Change
 from .tower_training import TrainingSize, size_training
 from .weight_space import (
@@ -29,15 +31,22 @@ __all__ = [
     "AdaptationReport",
     "AdaptedSeed",
     "Change",
+    "CurveOptions",
+    "CurvePoint",
     "GreedySoup",
+    "InterpolationCurve",
+    "MeasuredParts",
     "TaskVector",
     "TrainingSize",
     "adapt",
     "add_task_vectors",
     "average_weights",
+    "draw_curve",
     "greedy_soup",
     "interpolate_weights",
+    "load_measured_parts",
     "reestimate_batch_norm_",
     "size_training",
+    "stretch_context",
     "task_vector",
 ]
