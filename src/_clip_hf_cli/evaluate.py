@@ -6,7 +6,7 @@ import argparse
 
 
 # tests/cli/test_commands.py holds that these are what `clip_hf.evaluation` and `clip_hf.ImageLimits` have.
-TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness", "moments")
+TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "adapters", "robustness", "moments")
 AGGREGATES = ("embeddings", "probabilities")
 METRICS = ("map_11point", "mean_per_class", "roc_auc", "top1", "top1_top5_mean", "top5")
 IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (float, 60.0)}  # type and default
@@ -100,8 +100,12 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         default=AGGREGATES[0],
         help="zero_shot: what is averaged over prompts (default: %(default)s)",
     )
-    how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
-    how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
+    how.add_argument(
+        "--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot and adapters: examples a class"
+    )
+    how.add_argument(
+        "--few-shot-seeds", type=int, default=3, help="few_shot and adapters: draws of each (default: %(default)s)"
+    )
 
 
 def add_film_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -11,6 +11,8 @@ from .comparison import Comparison, compare_results, load_results
 from .example_figures import plot_predictions, plot_similarities
 from .numerics.bootstrap import bootstrap_interval, bootstrap_mean_interval
 from .numerics.caption_scores import clip_score, ref_clip_score
+from .numerics.feature_heads import HEAD_METHODS, fit_head
+from .numerics.head_fitting import FeatureHead
 from .numerics.logistic_regression import LinearClassifier, LogisticRegressionOptions, fit_logistic_regression
 from .numerics.metrics import (
     CLASSIFICATION_METRICS,
@@ -44,6 +46,7 @@ from .registry.evaluation_data import (
 )
 from .registry.moment_data import MomentData, load_moments
 from .suite import TASKS, SuiteOptions, run_suite
+from .tasks.adapter_heads import AdapterOptions, AdapterResult, compare_heads, evaluate_adapters
 from .tasks.bias import LabelProbeOptions, compare_label_sets, evaluate_label_probe, label_probe
 from .tasks.bias_results import LabelProbeResult, LabelSetComparison
 from .tasks.evaluation_result import EvaluationResult
@@ -74,6 +77,8 @@ from .tasks.zero_shot import ZeroShotOptions, ZeroShotResult, class_embeddings, 
 
 __all__ = [
     "AdaptationResult",
+    "AdapterOptions",
+    "AdapterResult",
     "CLASSIFICATION_METRICS",
     "CaptionedDataOptions",
     "ClassificationData",
@@ -81,8 +86,10 @@ __all__ = [
     "Comparison",
     "EvaluationResult",
     "EvaluationTask",
+    "FeatureHead",
     "FewShotOptions",
     "FewShotResult",
+    "HEAD_METHODS",
     "LabelProbeOptions",
     "LabelProbeResult",
     "LabelSetComparison",
@@ -117,12 +124,14 @@ __all__ = [
     "class_embeddings",
     "clip_score",
     "compare_adaptation",
+    "compare_heads",
     "compare_label_sets",
     "compare_results",
     "compare_under_shift",
     "confusion_matrix",
     "dataset_names",
     "effective_robustness",
+    "evaluate_adapters",
     "evaluate_few_shot",
     "evaluate_label_probe",
     "evaluate_linear_probe",
@@ -132,6 +141,7 @@ __all__ = [
     "evaluate_zero_shot",
     "few_shot",
     "first_moment_iou",
+    "fit_head",
     "fit_logistic_regression",
     "fit_logit_line",
     "fit_scaling",

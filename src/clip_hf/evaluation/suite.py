@@ -19,6 +19,7 @@ from ..embedding.video_encoder import ClipSampling, VideoEncoder
 from ..utils.atomic import replaced_file
 from ..utils.wording import markdown_table
 from .comparison import models_in
+from .tasks.adapter_heads import AdapterTask
 from .tasks.evaluation_result import EvaluationResult
 from .tasks.evaluation_task import EvaluationTask, TaskSettings
 from .tasks.few_shot import FewShotTask
@@ -36,6 +37,7 @@ TASKS: dict[str, EvaluationTask] = {
         RetrievalTask(),
         LinearProbeTask(),
         FewShotTask(),
+        AdapterTask(),
         RobustnessTask(),
         MomentTask(),
     )

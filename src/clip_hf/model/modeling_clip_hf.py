@@ -389,17 +389,9 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
 def classifier_around(
     cls: type, clip: ClipHFModel, labels: Sequence[str], parts: Sequence[str], weights: dict, **options: Any
 ) -> ClipHFPreTrainedModel:
-    """Build a classifier around parts of a CLIP, which are shared, in its mode, dtype and on its device.
+    """Build a classifier of class `cls` around `parts` of a CLIP, which are shared, with weights by name.
 
-    Args:
-        cls, clip: The classifier's class, and the CLIP.
-        labels (sequence of `str`): The classes' names, for `config.id2label`.
-        parts: Names of the modules to share.
-        weights: Tensors by name. `"classifier.weight"` is `(labels, projection_dim)`; without a bias it is 0.
-        options: Further fields of the config.
-
-    Raises:
-        ValueError: if the shapes do not fit, or `clip` is of another kind.
+    `options` are further fields of the config. Raises ValueError if the shapes or the kind of CLIP do not fit.
     """
     cls.config_class.check(clip.config, cls.__name__)
     classifier = weights["classifier.weight"]

@@ -119,7 +119,7 @@ def fit_head(
     - `"probe"`: logistic regression from nothing (Radford et al. 2021), for comparison.
 
     Hyper-parameters are chosen by the cross-entropy on the validation rows; without them, the examples themselves are
-    held out in folds. The most cautious candidate within one standard error of the best is taken; zero-shot is the
+    held out in folds. The most cautious candidate within half a standard error of the best is taken; zero-shot is the
     most cautious of all but the probe. With one example of each class nothing can be held out, so they are fixed. A
     class without examples keeps its text; the probe refuses it.
 

@@ -18,8 +18,8 @@ import torch
 from .head_fitting import FeatureHead, Support, choose
 
 
-STRENGTHS = (math.inf, *(4.0**power for power in range(4, -2, -1)))
-"""Candidates, strongest first; the infinite one is zero-shot."""
+STRENGTHS = tuple(4.0**power for power in range(4, -1, -1))
+"""Candidates, strongest first, after an infinite one, which is zero-shot."""
 # Where no row can be held out: as if the texts were 8 long.
 FIXED_STRENGTH = 64.0
 # Published: SGD at 0.1, 300 epochs, batches of 256, cosine decay.
@@ -35,11 +35,12 @@ def fit_clap(support: Support, validation: tuple[torch.Tensor, torch.Tensor] | N
     """Prototypes with the strength that is best on held-out rows."""
 
     def predict(part: Support, rows: torch.Tensor) -> Iterator[torch.Tensor]:
+        yield part.zero_shot(rows)
         for prototypes in train_prototypes(part, STRENGTHS):
             yield support.scale * rows @ prototypes.T
 
     choice = choose(support, validation, predict, most_folds=_MOST_FOLDS)
-    strength = FIXED_STRENGTH if choice.place is None else STRENGTHS[choice.place]
+    strength = FIXED_STRENGTH if choice.place is None else (math.inf, *STRENGTHS)[choice.place]
     weight = support.scale * train_prototypes(support, (strength,))[0]
     return FeatureHead(
         method="clap",

@@ -23,7 +23,15 @@ _PREFIXES = {
     "image_to_text_": "image to text {}",
     "text_to_image_": "text to image {}",
 }
-_SHOTS = re.compile(r"(\d+)_shot(_from_text)?")
+_SHOTS = re.compile(r"(\d+)_shot(?:_(from_text|clap|probe|text_linear|tip|tip_f))?")
+HEAD_LABELS = {
+    "tip": "Tip-Adapter",
+    "tip_f": "Tip-Adapter-F",
+    "clap": "CLAP",
+    "text_linear": "linear from text",
+    "probe": "linear probe",
+}
+"""Heads on frozen features in words, by method."""
 _LONGEST_MODEL = 40  # characters
 
 
@@ -36,7 +44,8 @@ def metric_label(name: str) -> str:
             return words.format(metric_label(name.removeprefix(prefix)))
     shots = _SHOTS.fullmatch(name)
     if shots is not None:
-        return f"{shots[1]}-shot" + (" from text" if shots[2] else "")
+        words = HEAD_LABELS | {"from_text": "from text"}
+        return f"{shots[1]}-shot" + (f" {words[shots[2]]}" if shots[2] else "")
     return name.replace("_", " ")
 
 

@@ -47,8 +47,10 @@ class TaskSettings:
         resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples for intervals.
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap, of the draws of few-shot examples, and of what
             is split off for validation.
-        shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`): Few-shot: examples of each class.
-        few_shot_seeds (`int`, *optional*, defaults to 3): Few-shot: number of draws for each number of examples.
+        shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`): Few-shot and adapters: examples of each
+            class.
+        few_shot_seeds (`int`, *optional*, defaults to 3): Few-shot and adapters: number of draws for each
+            number of examples.
         fps (`float`, *optional*, defaults to 1.0): Moments: frames a second.
         aggregate (`str`, *optional*, defaults to `"embeddings"`): Zero-shot: what is averaged over prompts, see
             [`ZeroShotOptions`].

@@ -100,18 +100,10 @@ class FewShotOptions(LogisticRegressionOptions):
 
 
 @dataclass(kw_only=True)
-class FewShotCurve:
-    """Scores of one kind of few-shot classifier.
-
-    Args:
-        scores (`np.ndarray`): (shots, seeds), 0 to 1.
-        penalties (`np.ndarray`): (shots, seeds), each classifier's lambda.
-        converged (`bool`): Whether all regressions came to their minimum.
-    """
+class ScoreCurve:
+    """Scores of one kind of few-shot classifier: `scores` are (shots, seeds), 0 to 1."""
 
     scores: np.ndarray
-    penalties: np.ndarray
-    converged: bool
 
     @property
     def mean(self) -> np.ndarray:
@@ -122,6 +114,20 @@ class FewShotCurve:
     def spread(self) -> np.ndarray:
         """(shots,), standard deviation over seeds, that of a sample; 0 for one seed."""
         return self.scores.std(axis=1, ddof=1) if self.scores.shape[1] > 1 else np.zeros(len(self.scores))
+
+
+@dataclass(kw_only=True)
+class FewShotCurve(ScoreCurve):
+    """Scores of regressions.
+
+    Args:
+        scores (`np.ndarray`): (shots, seeds), 0 to 1.
+        penalties (`np.ndarray`): (shots, seeds), each classifier's lambda.
+        converged (`bool`): Whether all regressions came to their minimum.
+    """
+
+    penalties: np.ndarray
+    converged: bool
 
 
 @dataclass(kw_only=True, repr=False)
@@ -367,7 +373,7 @@ def evaluate_few_shot(
     """
     options, encoder = options or FewShotOptions(), load_dual_encoder(model, processor=processor)
     parts = train_and_test(data, encoder.media)
-    _check_splits(parts, options.shots)
+    check_few_shot_splits(parts, options.shots)
     test = parts["test"]
     arrays, skipped = encode_splits(encoder, parts, ("train", "test"), projected=True, options=options.encoding)
     classifier = class_embeddings(encoder, test.class_names, test.templates, options.encoding)
@@ -387,7 +393,8 @@ def evaluate_few_shot(
     return result
 
 
-def _check_splits(splits: dict[str, Any], shots: Sequence[int]) -> None:
+def check_few_shot_splits(splits: dict[str, Any], shots: Sequence[int]) -> None:
+    """Refuse images with several classes, and more shots than a class has images."""
     if splits["test"].is_multi_label:
         raise ValueError(f"An image of {splits['test'].name} may have several classes; few-shot is for one.")
     train = splits["train"]
@@ -413,7 +420,7 @@ class FewShotTask(TrainAndTestTask):
 
     def check(self, parts: dict[str, Any], settings: TaskSettings) -> None:
         """Refuse images with several classes, and more shots than a class has images."""
-        _check_splits(parts, settings.shots)
+        check_few_shot_splits(parts, settings.shots)
 
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> FewShotResult:
         """Fit and score them."""
