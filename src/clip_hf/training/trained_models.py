@@ -25,7 +25,7 @@ from ..utils.intervals import wilson_interval
 from ..utils.wording import HUB_TASKS, INTERVAL, TASK_TITLES
 from .distributed import restore_scalar_logit_scale
 from .held_out import HeldOutPairs
-from .options import TrainingOptions
+from .options import SOFT_LOSSES, TrainingOptions
 
 
 # Half the width of a 95% interval, in standard deviations.
