@@ -12,7 +12,7 @@ import numpy as np
 
 from .pair_options import PairOptions
 from .skips import SkippedRow
-from .texts import DrawnText, TextReader, find_caption_problem, stable_id
+from .texts import DrawnText, find_caption_problem, stable_id
 
 
 @dataclass
@@ -46,10 +46,8 @@ class PairExtras:
             problem = find_caption_problem(negatives, where) if negatives else None
             if problem:
                 kind = problem.kind.replace("caption", "negative")
-                advice = "Leave such negatives out; a row may have none."
-                return replace(
-                    problem, kind=kind, message=f"{problem.message.replace('caption', 'negative')} {advice}"
-                )
+                message = problem.message.replace("caption", "negative")
+                return replace(problem, kind=kind, message=f"{message} Leave it out: a row may have no negatives.")
         if options.label_column is None:
             return None
         labels = self._labels(row[options.label_column], where)

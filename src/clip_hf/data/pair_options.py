@@ -144,8 +144,8 @@ class PairOptions:
             fixed = [text for text, names in texts.templates if not {"", self.caption_column} & set(names)]
             if fixed:
                 raise ValueError(
-                    f"The template {fixed[0]!r} has no caption, and `{name}` gives other captions for it: put {{}} into "
-                    "it, or leave it out."
+                    f"The template {fixed[0]!r} has no caption, and `{name}` gives other captions for it: put {{}} "
+                    "into it, or leave it out."
                 )
         if self.label_column == self.image_column:
             raise ValueError(f"`label_column` is {self.label_column!r}, the column of {taken[self.image_column]}.")

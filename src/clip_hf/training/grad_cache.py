@@ -115,7 +115,7 @@ class GradCache:
     def backward(self, batch: Mapping[str, torch.Tensor], **loss_options: Any) -> torch.Tensor:
         """Add the gradients of the batch's loss to those of the parameters, and return this process's loss, a scalar.
 
-        `batch` holds `pixel_values`, `input_ids` and what else the model's `forward` takes with one row for each pair (texts as in [`ContrastiveObjective.backward`]);
+        `batch` holds `pixel_values`, `input_ids` and what else the model's `forward` takes with one row for each pair;
         `loss_options` go to the loss function, such as `text_ids` of the whole batch. BatchNorm that computes
         statistics of a batch is a ValueError.
         """

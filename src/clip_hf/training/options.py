@@ -37,7 +37,7 @@ _POSITIVE = ("max_grad_norm", "eval_every", "max_image_seconds")
 _FRAMES = ("num_frames", "temporal_num_layers")
 _MAX_WORKERS = max(64, 2 * (os.cpu_count() or 1))  # thousands of processes stop a machine
 LOSSES = ("softmax", "sigmoid", "same_label", "soft_labels", "soft_texts")
-_SOFT = ("same_label", "soft_labels", "soft_texts")
+SOFT_LOSSES = ("same_label", "soft_labels", "soft_texts")
 _SHARES = ("warmup_share", "eval_share", "label_smoothing", "ema_decay")
 # Options, what their values must meet unless they are None, and how a message says it.
 _RANGES = (
@@ -103,7 +103,7 @@ class TrainingOptions(TrainingFields):
 
     def _check_targets(self) -> None:
         """Check what belongs to some losses only."""
-        if self.loss in _SOFT:
+        if self.loss in SOFT_LOSSES:
             if self.loss_chunk_size is not None:
                 raise ValueError(
                     f"`loss_chunk_size` belongs to other losses; {self.loss} has no chunks: leave it out."
@@ -111,13 +111,13 @@ class TrainingOptions(TrainingFields):
             if math.isinf(self.target_scale) and self.loss != "same_label":
                 raise ValueError(f"`target_scale` is infinite; for {self.loss} give a large number, such as 1000.")
         elif self.target_scale != type(self).target_scale:
-            raise ValueError(f"`target_scale` belongs to the losses {', '.join(_SOFT)}; `loss` is {self.loss}.")
+            raise ValueError(f"`target_scale` belongs to the losses {', '.join(SOFT_LOSSES)}; `loss` is {self.loss}.")
         for loss, name in (("soft_labels", "label_column"), ("soft_texts", "target_model")):
             if (getattr(self, name) is None) == (self.loss == loss):
                 given = f"`loss` is {self.loss}" + (f", and `{name}` is missing" if self.loss == loss else "")
                 raise ValueError(f"{given}; `{name}` and the loss {loss} belong together: give both or neither.")
         for name in ("negative_column", "short_caption_column"):
-            if getattr(self, name) is not None and self.loss in _SOFT:
+            if getattr(self, name) is not None and self.loss in SOFT_LOSSES:
                 raise ValueError(
                     f"`{name}` gives an image more texts, which the losses softmax and sigmoid take; `loss` is "
                     f"{self.loss}, whose targets are of one text a pair: leave one of the two out."

@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Several texts for each image: their forward pass, and the losses of short captions and hard negatives.
 
-Shapes: n pairs of this process, N pairs of all processes, T texts of a pair, M negatives of all pairs of all processes,
-dim the width of the embeddings.
+Shapes: n pairs of this process, N pairs of all processes, T texts of a pair, M negatives of all processes' pairs, dim
+the width of the embeddings.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def embed_pairs(
         output = model(**inputs, return_logits=False)
         return output.image_embeds, output.text_embeds
     present = inputs["attention_mask"].any(dim=-1)  # (n, T)
-    texts = {name: value[present] for name, value in inputs.items() if value.shape[:2] == present.shape}
+    texts = {name: inputs[name][present] for name in ("input_ids", "attention_mask")}
     output = model(**{**inputs, **texts}, return_logits=False)
     embeds = output.text_embeds
     whole = embeds.new_zeros(*present.shape, embeds.shape[-1])

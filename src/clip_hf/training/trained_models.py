@@ -79,7 +79,7 @@ def describe_training(
         settings["temporal_head"] = config.temporal_head
     else:
         del settings["head_learning_rate_multiplier"]
-    if options.loss != "same_label":
+    if options.loss not in SOFT_LOSSES:
         del settings["target_scale"]
     datasets = [_name_of(source) for source in options.dataset]
     return ModelCardDetails(
