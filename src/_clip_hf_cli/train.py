@@ -76,6 +76,12 @@ class TrainingFields:
     image_column: str | None = _option(None, "Column of the images (default: image), or of the films (video).")
     caption_column: str = _option("caption", "Column of the captions; of a list of captions one is drawn.")
     image_id_column: str | None = _option(None, "Rows that share this value are no negatives of each other.")
+    label_column: str | None = _option(None, "soft_labels: column of vectors, or of classes, one or a list.")
+    negative_column: str | None = _option(
+        None, "Hard negatives: a text or a list of texts that do not describe the image."
+    )
+    short_caption_column: str | None = _option(None, "Short captions beside the captions, for a loss of their own.")
+    short_caption_weight: float = _option(1.0, "Weight of the loss of the short captions.")
     image_root: str | None = _option(
         None, "Image paths in tables may lead below this folder, besides the table's own."
     )
@@ -117,10 +123,14 @@ class TrainingFields:
     temporal_num_layers: int | None = _option(None, "Films: layers of the heads Transf and Transf_cls (default: 6).")
     loss: str = _option(
         "softmax",
-        "`softmax` as CLIP; `same_label`: equal captions are one class; `classes`: each image against the prompts of "
-        "all captions (few classes); from scratch `sigmoid` as SigLIP.",
+        "`softmax` as CLIP; `same_label`: equal captions are one class; `soft_labels`: label_column says how near two "
+        "pairs are; `soft_texts`: target_model says it; `classes`: each image against the prompts of all "
+        "captions (few classes); from scratch `sigmoid` as SigLIP.",
     )
-    target_scale: float = _option(10.0, "same_label: the targets are the softmax of this at the pairs of one class.")
+    target_scale: float = _option(
+        10.0, "same_label, soft_labels, soft_texts: the targets are the softmax of this times the similarities."
+    )
+    target_model: str | None = _option(None, "soft_texts: the model whose similarities of the texts are the targets.")
     lora_rank: int | None = _option(
         None, "Train LoRA adapters of this rank (CLIP-LoRA: 2) and freeze all else, logit_scale too. Needs `model`."
     )

@@ -32,8 +32,18 @@ from .optimizer import (
     clamp_logit_scale_,
 )
 from .options import LOG_NAME, TrainingOptions, parse_options, read_recipe
-from .pair_losses import PairLoss, SameLabelLoss, SigmoidLoss, SoftmaxLoss, build_pair_loss
+from .pair_losses import (
+    PairLoss,
+    SameLabelLoss,
+    SigmoidLoss,
+    SoftLabelLoss,
+    SoftmaxLoss,
+    SoftTextLoss,
+    TextSetLoss,
+    build_pair_loss,
+)
 from .planning import describe_plan, fit_batch_size
+from .soft_target_loss import SoftTargets, soft_target_loss
 from .stop_signal import StopSignal
 from .trained_models import describe_training, push_model, save_model
 from .training_checkpoints import Checkpoints, Restored
@@ -62,8 +72,12 @@ __all__ = [
     "Restored",
     "SameLabelLoss",
     "SigmoidLoss",
+    "SoftLabelLoss",
+    "SoftTargets",
+    "SoftTextLoss",
     "SoftmaxLoss",
     "StopSignal",
+    "TextSetLoss",
     "Training",
     "TrainingDiverged",
     "TrainingLog",
@@ -97,6 +111,7 @@ __all__ = [
     "restore_scalar_logit_scale",
     "save_adapter",
     "save_model",
+    "soft_target_loss",
     "sync_batch_norm",
     "train",
 ]

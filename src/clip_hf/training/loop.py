@@ -168,7 +168,11 @@ class Training:
         seed_step(self.options.seed, step, self.accelerator.process_index)
         self.patch_dropout.start_step(step)
         skipped, noticed = batch.pop("skipped"), batch.pop("noticed")
-        tensors = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+        device = self.accelerator.device
+        tensors = {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+        }
         loss = self.accelerator.reduce(self.objective.backward(tensors), "mean").item()
         counts = self.count_skipped(skipped, len(tensors["input_ids"]), noticed)
         entry = {"step": step, "loss": loss, "learning_rate": self.schedule.get_last_lr()[0], **counts}

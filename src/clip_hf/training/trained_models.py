@@ -28,7 +28,7 @@ from .distributed import restore_scalar_logit_scale
 from .freezing import ParameterCounts
 from .held_out import HeldOutPairs
 from .low_rank import has_lora, merge_lora, save_adapter
-from .options import TrainingOptions
+from .options import SOFT_LOSSES, TrainingOptions
 
 
 # Within a trained model's folder: its LoRA adapter, not merged.
@@ -97,7 +97,7 @@ def describe_training(
         settings["trained_parameters"] = counts.trained
     if not options.patch_dropout:
         del settings["patch_dropout"], settings["unmasked_share"]
-    if options.loss != "same_label":
+    if options.loss not in SOFT_LOSSES:
         del settings["target_scale"]
     datasets = [_name_of(source) for source in options.dataset]
     return ModelCardDetails(
