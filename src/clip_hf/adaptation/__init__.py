@@ -7,5 +7,7 @@ from ..utils.extras import require_extra
 
 require_extra("adapt", "clip_hf.adaptation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
+from ..training.weight_inheritance import inherit_weights
 
-__all__: list[str] = []
+
+__all__ = ["inherit_weights"]
