@@ -27,9 +27,6 @@ _POSITIONS = (
     "vision_model.embeddings.position_embedding.weight",
     "vision_model.attention_pool.position_embedding.weight",
 )
-    "vision_model.embeddings.position_embedding.weight",
-    "vision_model.attention_pool.position_embedding.weight",
-)
 _LAYER = re.compile(r"(text_model|vision_model)\.encoder\.(?:layers|stages\.(\d+)\.blocks)\.(\d+)\.")
 
 
