@@ -28,6 +28,8 @@ class ImageTextCollator:
     - `input_ids` and `attention_mask` `(batch, length)`;
     - `text_ids` `(batch,)`, int64, equal for pairs with the same caption, which are no negatives of each other;
     - `image_ids` `(batch,)`, int64, if the items have them;
+    - `teacher_features` `(batch, width)`, float32, if the items have them;
+    - with `with_sources`, `crops` `(batch, channels, height, width)`, uint8, and `texts`, a list of strings;
     - `skipped`, a list of the [`SkippedRow`] that the items replace;
     - `noticed`: how many captions were cut at the context length (`"captions_cut"`), and how many crops have one
       colour (`"plain_images"`).
@@ -39,6 +41,8 @@ class ImageTextCollator:
             length (`"max_length"`).
         token_dropout (`float`, *optional*, defaults to 0): Probability of leaving out each token but the first and
             last, in items with a `token_seed`.
+        with_sources (`bool`, *optional*, defaults to `False`): Whether to add what the items are made of, for other
+            models: the pixels before they are rescaled and normalised, and the texts.
         return_loss (`bool`, *optional*, defaults to `False`): For `transformers.Trainer`: add `return_loss=True` and
             `return_logits=False`, which ask the model for a loss and no more, and leave out `skipped` and `noticed`,
             which its `forward` does not take.
@@ -47,6 +51,7 @@ class ImageTextCollator:
     processor: "ClipHFProcessor"
     padding: str = "longest"
     token_dropout: float = 0.0
+    with_sources: bool = False
     return_loss: bool = False
 
     def __call__(self, items: list[dict]) -> dict[str, Any]:
@@ -59,6 +64,12 @@ class ImageTextCollator:
         }
         if "image_id" in items[0]:
             batch["image_ids"] = torch.tensor([item["image_id"] for item in items])
+        if "teacher_features" in items[0]:
+            features = np.stack([item["teacher_features"] for item in items])
+            batch["teacher_features"] = torch.from_numpy(features.astype(np.float32, copy=False))
+        if self.with_sources:
+            batch["crops"] = torch.from_numpy(np.stack([item["pixel_values"] for item in items]))
+            batch["texts"] = [item["text"] for item in items]
         if self.return_loss:
             return {**batch, "return_loss": True, "return_logits": False}
         batch["skipped"] = [item["skipped"] for item in items if item.get("skipped") is not None]
