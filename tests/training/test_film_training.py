@@ -21,12 +21,14 @@ from clip_hf.training import (
     ContrastiveObjective,
     HeldOutPairs,
     OptimizerOptions,
+    SameLabelLoss,
     Training,
     TrainingLog,
     TrainingOptions,
     adamw_parameter_groups,
     build_model,
     build_optimizer,
+    build_pair_loss,
     freeze,
     load_training_data,
     parse_options,
@@ -221,7 +223,7 @@ def gradients_of(model) -> dict[str, torch.Tensor]:
 def test_equal_captions_are_labels_of_the_loss():
     model = small_video_model()
     batch = batch_of(model)
-    loss = ContrastiveObjective(Accelerator(cpu=True), model, same_label_scale=4.0).backward(batch)
+    loss = ContrastiveObjective(Accelerator(cpu=True), model, SameLabelLoss(4.0)).backward(batch)
     output = model(pixel_values=batch["pixel_values"], input_ids=batch["input_ids"])
     labels = torch.tensor([0, 1, 0, 2, 1, 0])
     expected = same_label_loss(
@@ -242,7 +244,7 @@ def test_grad_cache_gives_the_gradient_of_the_whole_batch(frozen):
         for parameter in model.temporal_parameters():
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(2))
         objective = ContrastiveObjective(
-            Accelerator(cpu=True), model, same_label_scale=10.0, grad_cache_chunk_size=chunk
+            Accelerator(cpu=True), model, SameLabelLoss(10.0), grad_cache_chunk_size=chunk
         )
         results.append((objective.backward(batch_of(model)), gradients_of(model)))
     (loss, expected), (cached_loss, cached) = results
@@ -256,7 +258,7 @@ def test_grad_cache_gives_the_gradient_of_the_whole_batch(frozen):
 def test_a_model_with_a_bias_is_refused_by_the_same_label_loss():
     model = make_tiny_model("vit", logit_bias_init_value=-10.0)
     with pytest.raises(ValueError, match="same_label.*logit_bias"):
-        ContrastiveObjective(Accelerator(cpu=True), model, same_label_scale=10.0)
+        build_pair_loss(TrainingOptions(loss="same_label"), model)
 
 
 # ------------------------------------------------------------------------------------------------ parameters and rates

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from clip_hf import contrastive_loss, sigmoid_loss
-from clip_hf.training import ContrastiveObjective, objective
+from clip_hf.training import ContrastiveObjective, PairLoss, TrainingOptions, build_pair_loss, pair_losses
 from tiny_models import IMAGE_SIZE, VOCAB_SIZE, make_tiny_model
 
 
@@ -35,6 +35,13 @@ def model_of(loss: str):
     return make_tiny_model("vit", **bias).double().train()
 
 
+def objective_of(accelerator, model, grad_cache_chunk_size=None, **options) -> ContrastiveObjective:
+    loss = build_pair_loss(TrainingOptions(**options), model)
+    return ContrastiveObjective(
+        accelerator, accelerator.prepare(model), loss, grad_cache_chunk_size=grad_cache_chunk_size
+    )
+
+
 def gradients(model) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
@@ -60,7 +67,7 @@ def test_loss_and_gradients_are_the_plain_ones(with_ids, loss, smoothing, chunks
     expected.backward()
     model = model_of(loss)
     accelerator = Accelerator(cpu=True)
-    trained = ContrastiveObjective(accelerator, accelerator.prepare(model), label_smoothing=smoothing, **chunks)
+    trained = objective_of(accelerator, model, label_smoothing=smoothing, **chunks)
     before = dict(batch)
     found = trained.backward(batch)
     assert found.item() == pytest.approx(expected.item(), rel=1e-12) and not found.requires_grad
@@ -92,9 +99,9 @@ def test_the_negatives_come_from_all_processes(loss, chunks, batch, monkeypatch)
         whole = [torch.cat([own, other[name]]) for own, name in zip(embeds[:2], ("image", "text"), strict=True)]
         return {"softmax": contrastive_loss, "sigmoid": sigmoid_loss}[loss](*whole, *embeds[2:], **options)
 
-    monkeypatch.setattr(objective, {"softmax": "contrastive_loss", "sigmoid": "sigmoid_loss"}[loss], spy)
+    monkeypatch.setattr(pair_losses, {"softmax": "contrastive_loss", "sigmoid": "sigmoid_loss"}[loss], spy)
     accelerator = Accelerator(cpu=True)
-    trained = ContrastiveObjective(accelerator, accelerator.prepare(model_of(loss)), **chunks)
+    trained = objective_of(accelerator, model_of(loss), **chunks)
     found = trained.backward({name: value[:half] for name, value in inputs.items()})
     assert found.item() == pytest.approx(expected.item(), rel=1e-12)
     assert calls == [True]
@@ -112,4 +119,55 @@ def test_ids_matter(batch):
 
 def test_the_sigmoid_loss_has_no_label_smoothing():
     with pytest.raises(ValueError, match="`label_smoothing` is 0.1, and the model has a `logit_bias`"):
-        ContrastiveObjective(Accelerator(cpu=True), model_of("sigmoid"), label_smoothing=0.1)
+        build_pair_loss(TrainingOptions(label_smoothing=0.1), model_of("sigmoid"))
+
+
+class Projected(PairLoss):
+    """A loss with a parameter of its own, and one that it does not use."""
+
+    batch_names = ("pixel_values",)
+
+    def __init__(self, allows_grad_cache: bool = True):
+        super().__init__()
+        self.allows_grad_cache = allows_grad_cache
+        self.projection = torch.nn.Linear(16, 16, dtype=torch.float64)
+        self.unused = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, images, texts, scale, *, pixel_values):
+        return (self.projection(images) - texts).square().mean() + scale * pixel_values.mean()
+
+
+def test_a_loss_has_parameters_of_its_own(batch):
+    """Their gradients are those of the plain loss, whole and in chunks, and add up."""
+    found = []
+    for chunk in (None, 4):
+        torch.manual_seed(0)
+        model = model_of("softmax")
+        loss = Projected()
+        trained = ContrastiveObjective(Accelerator(cpu=True), model, loss, grad_cache_chunk_size=chunk)
+        value = trained.backward(batch)
+        trained.backward(batch)
+        found.append((value, gradients(model), gradients(loss)))
+    torch.manual_seed(0)
+    model = model_of("softmax")
+    loss = Projected()
+    inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+    output = model(**inputs)
+    expected = loss(
+        output.image_embeds, output.text_embeds, model.logit_scale.exp(), pixel_values=batch["pixel_values"]
+    )
+    (2 * expected).backward()
+    for value, of_model, of_loss in found:
+        torch.testing.assert_close(value, expected.detach())
+        torch.testing.assert_close(of_model, gradients(model))
+        assert torch.equal(of_loss.pop("unused"), torch.zeros(3))
+        torch.testing.assert_close(
+            of_loss,
+            {"projection.weight": loss.projection.weight.grad} | {"projection.bias": loss.projection.bias.grad},
+        )
+
+
+def test_a_loss_that_does_not_work_in_chunks_says_so():
+    with pytest.raises(ValueError, match="`grad_cache_chunk_size` is 2, and Projected does not work in chunks"):
+        loss = Projected(allows_grad_cache=False)
+        ContrastiveObjective(Accelerator(cpu=True), model_of("softmax"), loss, grad_cache_chunk_size=2)

@@ -31,6 +31,7 @@ from .optimizer import (
     clamp_logit_scale_,
 )
 from .options import LOG_NAME, TrainingOptions, parse_options, read_recipe
+from .pair_losses import PairLoss, SameLabelLoss, SigmoidLoss, SoftmaxLoss, build_pair_loss
 from .planning import describe_plan, fit_batch_size
 from .stop_signal import StopSignal
 from .trained_models import describe_training, push_model, save_model
@@ -54,8 +55,12 @@ __all__ = [
     "LOG_NAME",
     "LossGuard",
     "OptimizerOptions",
+    "PairLoss",
     "ParameterCounts",
     "Restored",
+    "SameLabelLoss",
+    "SigmoidLoss",
+    "SoftmaxLoss",
     "StopSignal",
     "Training",
     "TrainingDiverged",
@@ -65,6 +70,7 @@ __all__ = [
     "adamw_parameter_groups",
     "build_model",
     "build_optimizer",
+    "build_pair_loss",
     "check_launch",
     "check_processes_agree",
     "clamp_logit_scale_",

@@ -52,6 +52,8 @@ class GradCache:
         scalars (`Callable`): `() -> tuple of tensors`: the other learned inputs of the loss, such as the multiplier
             `model.logit_scale.exp()`.
         chunk_size (`int`): Pairs of this process in the towers at a time. It need not divide the batch.
+        parameters (`Sequence[nn.Parameter]`, *optional*): Those of the loss function itself, outside the model; their
+            gradients are this process's.
 
     Raises:
         ValueError: if `chunk_size` is not positive, BatchNorm computes statistics of a batch, or DeepSpeed, which
@@ -65,6 +67,7 @@ class GradCache:
         loss_function: Callable[..., torch.Tensor],
         scalars: Callable[[], tuple[torch.Tensor, ...]],
         chunk_size: int,
+        parameters: Sequence[nn.Parameter] = (),
     ):
         if chunk_size < 1:
             raise ValueError(f"`chunk_size` is {chunk_size}; it must be at least 1.")
@@ -79,6 +82,7 @@ class GradCache:
         self.loss_function = loss_function
         self.scalars = scalars
         self.chunk_size = chunk_size
+        self.parameters = tuple(parameters)
         self.model.train()
         self._check_batch_norm()
 
@@ -127,11 +131,12 @@ class GradCache:
         copies = tuple(scalar.detach().requires_grad_(scalar.requires_grad) for scalar in scalars)
         with torch.enable_grad():
             loss = self.loss_function(images, texts, *copies, **loss_options)
-        wanted = [images, texts, *(copy for copy in copies if copy.requires_grad)]
-        grad_images, grad_texts, *grad_scalars = torch.autograd.grad(loss, wanted)
+        wanted = [images, texts, *(copy for copy in copies if copy.requires_grad), *self.parameters]
+        # A loss may leave out some of its inputs: their gradient is 0.
+        grad_images, grad_texts, *others = torch.autograd.grad(loss, wanted, materialize_grads=True)
         after = _RandomState(tuple(batch.values()))
-        learned = [scalar for scalar in scalars if scalar.requires_grad]
-        self._second_pass(batch, states, (grad_images, grad_texts), list(zip(grad_scalars, learned, strict=True)))
+        learned = [*(scalar for scalar in scalars if scalar.requires_grad), *self.parameters]
+        self._second_pass(batch, states, (grad_images, grad_texts), list(zip(others, learned, strict=True)))
         after.restore()
         return loss.detach()
 
@@ -140,9 +145,11 @@ class GradCache:
         batch: Mapping[str, torch.Tensor],
         states: list[_RandomState],
         gradients: tuple[torch.Tensor, torch.Tensor],
-        scalars: list[tuple[torch.Tensor, torch.Tensor]],
+        others: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
-        """Send the gradients of the embeddings through the model, and with the last chunk those of the scalars."""
+        """Send the gradients of the embeddings through the model, and with the last chunk those of the loss's other
+        inputs.
+        """
         clip = self.clip
         names = []
         head = [clip.temporal_head] if isinstance(clip, ClipHFVideoModel) else []
@@ -155,7 +162,7 @@ class GradCache:
             is_last = number == len(states) - 1
             with contextlib.nullcontext() if is_last else self._no_sync():
                 state.restore()
-                surrogate = sum((gradient * scalar for gradient, scalar in scalars), start=0.0) if is_last else 0.0
+                surrogate = sum(((gradient * tensor).sum() for gradient, tensor in others if is_last), start=0.0)
                 if names:
                     output = self.model(**{name: chunk[name] for name in names}, return_logits=False)
                     for embeds, of_chunks in zip((output.image_embeds, output.text_embeds), grads_of, strict=True):

@@ -23,6 +23,7 @@ from .loss_guard import LossGuard
 from .objective import ContrastiveObjective
 from .optimizer import build_optimizer, clamp_logit_scale_
 from .options import LOG_NAME, TrainingOptions
+from .pair_losses import build_pair_loss
 from .planning import check_plan, describe_plan, fit_batch_size, num_steps_of
 from .stop_signal import StopSignal
 from .trained_models import describe_training, push_model, save_model
@@ -62,7 +63,8 @@ class Training:
         self.loader = build_loader(options, self.accelerator, data, self.processor, self.num_steps)
         self.held_out = load_held_out(options, held_out, data, self.processor)
         self.clip = prepare_model(options, self.accelerator, model)
-        optimizer = build_optimizer(self.clip, options.optimizer_options)
+        self.pair_loss = build_pair_loss(options, self.clip).to(self.accelerator.device)
+        optimizer = build_optimizer(self.clip, options.optimizer_options, list(self.pair_loss.parameters()))
         if self.accelerator.is_main_process:
             check_plan(optimizer, self.num_steps, options.batch_size, options.max_steps)
         self.schedule = cosine_schedule(optimizer, options.warmup_steps_of(self.num_steps), self.num_steps)
@@ -73,10 +75,8 @@ class Training:
         self.objective = ContrastiveObjective(
             self.accelerator,
             self.model,
-            label_smoothing=options.label_smoothing,
-            loss_chunk_size=options.loss_chunk_size,
+            self.pair_loss,
             grad_cache_chunk_size=options.grad_cache_chunk_size,
-            same_label_scale=options.target_scale if options.loss == "same_label" else None,
         )
         self.guard = LossGuard(self.folder / "diverged", options.max_loss_ratio)
         self.skips = SkipCounter(options.max_skipped_share)
@@ -117,6 +117,8 @@ class Training:
         else:
             check_kinds(process_states, kinds, f"{restored.path}: what a process saved")
         kinds |= {"guard": dict, "best": {str: float}, "metrics": {str: float}, "num_steps": int}
+        loss_state = self.pair_loss.state_dict()
+        kinds |= {"loss": kinds_of(loss_state)} if loss_state else {}
         kinds |= {"schedule": kinds_of(self.schedule.state_dict())} | ({"average": dict} if self.average else {})
         check_kinds(shared, kinds, f"{restored.path}: what all processes share")
         if restored.step > self.num_steps:
@@ -134,6 +136,8 @@ class Training:
             self.skips.load_state_dict(process_states["skips"])
         self.schedule.load_state_dict(shared["schedule"])
         self.guard.load_state_dict(shared["guard"])
+        if loss_state:
+            self.pair_loss.load_state_dict(shared["loss"])
         self.best, self.metrics = shared["best"], shared["metrics"]
         if self.average is not None:
             self.average.load_state_dict(shared["average"])
@@ -145,6 +149,8 @@ class Training:
         # Not registered with the accelerator, which unpickles, and so executes, what it reads for registered objects.
         shared |= {"schedule": self.schedule.state_dict(), "num_steps": self.num_steps}
         shared |= {"best": self.best, "metrics": self.metrics}
+        if self.pair_loss.state_dict():
+            shared["loss"] = self.pair_loss.state_dict()
         if self.average is not None:
             shared["average"] = self.average.state_dict()
         self.checkpoints.save(self.accelerator, step, shared=shared, per_process=process_states)
@@ -159,7 +165,8 @@ class Training:
         entry = {"step": step, "loss": loss, "learning_rate": self.schedule.get_last_lr()[0], **counts}
         norm = None
         if self.options.max_grad_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
+            parameters = [*self.model.parameters(), *self.pair_loss.parameters()]
+            norm = self.accelerator.clip_grad_norm_(parameters, self.options.max_grad_norm)
             entry["grad_norm"] = float(norm)
         # With fp16 a gradient overflows now and then; the scaler then leaves the step out.
         norm = None if self.options.mixed_precision == "fp16" else norm

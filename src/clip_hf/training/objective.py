@@ -7,81 +7,70 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 
-from ..model.loss_clip_hf import contrastive_loss, sigmoid_loss
 from ..model.modeling_clip_hf import ClipHFModel
-from ..model.video_loss_clip_hf import same_label_loss
 from .distributed import logit_bias_of, logit_scale_of
 from .grad_cache import GradCache
+from .pair_losses import PairLoss, SigmoidLoss, SoftmaxLoss
 
 
-_ID_NAMES = ("image_ids", "text_ids")
+_MODEL_INPUTS = ("pixel_values", "input_ids", "attention_mask", "position_ids")
+_SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP)
 
 
 class ContrastiveObjective:
     """Computes the loss of a batch over all processes, and its gradient.
 
-    A model with a `logit_bias` is trained with the sigmoid loss, others with the softmax loss, or with
-    [`same_label_loss`] if `same_label_scale` is given: pairs of one `text_ids`, whose captions are equal, have one
-    label.
-
     Args:
         accelerator (`Accelerator`): Does the backward passes.
         model (`nn.Module`): A [`ClipHFModel`] as `accelerator.prepare` returned it.
-        label_smoothing (`float`, *optional*, defaults to 0.0): For the softmax loss, see [`contrastive_loss`].
-        loss_chunk_size (`int`, *optional*): Rows of the similarity matrix in memory at a time; by default the loss
-            chooses by the size of the batch.
+        pair_loss ([`PairLoss`], *optional*): The loss, on the model's device, as [`build_pair_loss`] gives it; by
+            default the sigmoid loss for a model with a `logit_bias`, the softmax loss for others. Its own parameters
+            get gradients that are averaged over the processes; the caller gives them to the optimiser.
         grad_cache_chunk_size (`int`, *optional*): Pairs of this process in the towers at a time, see [`GradCache`]; by
             default all.
-        same_label_scale (`float`, *optional*): Train with [`same_label_loss`], whose `target_scale` this is.
 
     Raises:
-        ValueError: if `label_smoothing` or `same_label_scale` is given for a model with a `logit_bias`.
+        ValueError: if the loss does not work with `grad_cache_chunk_size`, or has parameters of its own, and DeepSpeed
+            or FSDP is in use.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
         model: nn.Module,
+        pair_loss: PairLoss | None = None,
         *,
-        label_smoothing: float = 0.0,
-        loss_chunk_size: int | None = None,
         grad_cache_chunk_size: int | None = None,
-        same_label_scale: float | None = None,
     ):
         self.accelerator = accelerator
         self.model = model
         self.clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
-        if label_smoothing and self.clip.logit_bias is not None:
+        if pair_loss is None:
+            pair_loss = SoftmaxLoss() if self.clip.logit_bias is None else SigmoidLoss()
+        self.pair_loss = pair_loss
+        self._learned = [parameter for parameter in pair_loss.parameters() if parameter.requires_grad]
+        if self._learned and accelerator.distributed_type in _SHARDED:
             raise ValueError(
-                f"`label_smoothing` is {label_smoothing}, and the model has a `logit_bias`: it is trained with the "
-                "sigmoid loss, which has no label smoothing; leave it out."
+                f"{type(pair_loss).__name__} has parameters of its own, which are trained on one process or with "
+                "DistributedDataParallel, not with DeepSpeed or FSDP."
             )
-        if same_label_scale is not None and self.clip.logit_bias is not None:
-            raise ValueError(
-                "The loss is `same_label`, and the model has a `logit_bias`: it is one of the sigmoid loss, and can "
-                "only be trained with that."
-            )
-        self.same_label_scale = same_label_scale
-        self.loss_chunk_size = loss_chunk_size or "auto"
-        self.label_smoothing = label_smoothing
         self.grad_cache: GradCache | None = None
         if grad_cache_chunk_size is not None:
-            self.grad_cache = GradCache(accelerator, model, self._loss, self._scalars, grad_cache_chunk_size)
+            if not pair_loss.allows_grad_cache:
+                raise ValueError(
+                    f"`grad_cache_chunk_size` is {grad_cache_chunk_size}, and {type(pair_loss).__name__} does not "
+                    "work in chunks; leave it out."
+                )
+            self.grad_cache = GradCache(
+                accelerator, model, pair_loss, self._scalars, grad_cache_chunk_size, self._learned
+            )
 
     def _scalars(self) -> tuple[torch.Tensor, ...]:
         scale, bias = logit_scale_of(self.clip).exp(), logit_bias_of(self.clip)
         return (scale,) if bias is None else (scale, bias)
-
-    def _loss(self, images: torch.Tensor, texts: torch.Tensor, *scalars: torch.Tensor, **ids) -> torch.Tensor:
-        if self.same_label_scale is not None:
-            labels, scale = ids["text_ids"], self.same_label_scale
-            return same_label_loss(images, texts, *scalars, labels=labels, target_scale=scale, gather=True)
-        options = {"chunk_size": self.loss_chunk_size, "gather": True, **ids}
-        if self.clip.logit_bias is not None:
-            return sigmoid_loss(images, texts, *scalars, **options)
-        return contrastive_loss(images, texts, *scalars, label_smoothing=self.label_smoothing, **options)
 
     def backward(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Add the gradients of a batch's loss to those of the parameters, and return this process's loss, a scalar.
@@ -89,12 +78,23 @@ class ContrastiveObjective:
         `batch` is this process's part, as [`PairLoader`] gives it, on the device of the model. The mean of the losses
         over the processes is the loss of the whole batch.
         """
-        inputs = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        ids = {name: inputs.pop(name) for name in _ID_NAMES if name in inputs}
+        inputs = self.pair_loss.model_inputs({name: batch[name] for name in _MODEL_INPUTS if name in batch})
+        extras = {name: batch[name] for name in self.pair_loss.batch_names if name in batch}
+        before = [parameter.grad for parameter in self._learned]
+        for parameter in self._learned:
+            parameter.grad = None
         if self.grad_cache is not None:
-            return self.grad_cache.backward(inputs, **ids)
-        # Through the wrapper, whose forward and backward keep the processes in step.
-        output = self.model(**inputs, return_logits=False)
-        loss = self._loss(output.image_embeds, output.text_embeds, *self._scalars(), **ids)
-        self.accelerator.backward(loss)
+            loss = self.grad_cache.backward(inputs, **extras)
+        else:
+            # Through the wrapper, whose forward and backward keep the processes in step.
+            output = self.model(**inputs, return_logits=False)
+            loss = self.pair_loss(output.image_embeds, output.text_embeds, *self._scalars(), **extras)
+            self.accelerator.backward(loss)
+        self._average_own_gradients(before)
         return loss.detach()
+
+    def _average_own_gradients(self, before: list[torch.Tensor | None]) -> None:
+        """Average this batch's gradients of the loss's parameters, and add those from `before`; no wrapper does."""
+        for parameter, earlier in zip(self._learned, before, strict=True):
+            found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self.accelerator.reduce(found, "mean") + (0.0 if earlier is None else earlier)

@@ -4,6 +4,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -185,7 +186,9 @@ def _by_weight_decay(parameters: dict[str, nn.Parameter], weight_decay: float) -
     ]
 
 
-def build_optimizer(model: ClipHFModel, options: OptimizerOptions) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: ClipHFModel, options: OptimizerOptions, loss_parameters: Sequence[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
     """Build the optimiser for the parameters of a model that take a gradient.
 
     On CPU and CUDA, AdamW is torch's fused one: the same update in one pass over the memory. In 8-bit AdamW, tensors
@@ -195,9 +198,10 @@ def build_optimizer(model: ClipHFModel, options: OptimizerOptions) -> torch.opti
         model ([`ClipHFModel`]): The model to train, where it will be trained, not wrapped for distributed training
             (but after `fully_shard`).
         options ([`OptimizerOptions`]): Name, learning rate and the rest.
+        loss_parameters (`Sequence[nn.Parameter]`, *optional*): Parameters of the loss itself, see [`PairLoss`].
 
     Returns:
-        `torch.optim.Optimizer`, with the groups of [`adamw_parameter_groups`].
+        `torch.optim.Optimizer`, with the groups of [`adamw_parameter_groups`], then those of `loss_parameters`.
 
     Raises:
         ValueError: if no parameter takes a gradient, or the parameters of 8-bit AdamW are sharded.
@@ -212,6 +216,9 @@ def build_optimizer(model: ClipHFModel, options: OptimizerOptions) -> torch.opti
     groups = adamw_parameter_groups(
         model, options.weight_decay, options.learning_rate, options.layer_decay, options.head_multiplier
     )
+    if loss_parameters:
+        named = {str(number): parameter for number, parameter in enumerate(loss_parameters)}
+        groups += [group for group in _by_weight_decay(named, options.weight_decay) if group["params"]]
     trained = [parameter for group in groups for parameter in group["params"]]
     if options.name == "adamw_8bit":
         if any(isinstance(parameter, DTensor) for parameter in trained):
