@@ -17,6 +17,8 @@ from ..model_card.card import ModelCardDetails
 from ..utils.processes import SharedOutcome, accelerator_settings
 from ..utils.saved_states import check_kinds, kinds_of
 from ..utils.wording import counted
+from .distillation import teach
+from .distillation_loss import with_teachers
 from .distributed import logit_scale_of
 from .learning_rate_schedule import cosine_schedule
 from .loss_guard import LossGuard
@@ -63,7 +65,9 @@ class Training:
         self.loader = build_loader(options, self.accelerator, data, self.processor, self.num_steps)
         self.held_out = load_held_out(options, held_out, data, self.processor)
         self.clip = prepare_model(options, self.accelerator, model)
-        self.pair_loss = build_pair_loss(options, self.clip).to(self.accelerator.device)
+        device = self.accelerator.device
+        self.teachers, records = teach(options, self.loader, self.processor.image_processor, device)
+        self.pair_loss = with_teachers(options, build_pair_loss(options, self.clip), records, self.clip).to(device)
         optimizer = build_optimizer(self.clip, options.optimizer_options, list(self.pair_loss.parameters()))
         if self.accelerator.is_main_process:
             check_plan(optimizer, self.num_steps, options.batch_size, options.max_steps)
@@ -159,6 +163,8 @@ class Training:
         """Make one update; returns the step's entry in the log, with the figures of all processes together."""
         seed_step(self.options.seed, step, self.accelerator.process_index)
         skipped, noticed = batch.pop("skipped"), batch.pop("noticed")
+        if self.teachers is not None:
+            self.teachers.add_features(batch)
         tensors = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
         loss = self.accelerator.reduce(self.objective.backward(tensors), "mean").item()
         counts = self.count_skipped(skipped, len(tensors["input_ids"]), noticed)
