@@ -324,13 +324,7 @@ def _describe_batch(
     label_smoothing: float = 0.0,
 ) -> _Batch:
     """Check the arguments of a loss, and put them into one object."""
-    if image_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape:
-        raise ValueError(
-            f"`image_embeds` has the shape {tuple(image_embeds.shape)} and `text_embeds` {tuple(text_embeds.shape)}; "
-            "both must be (batch, dim), row i of the one paired with row i of the other."
-        )
-    if len(image_embeds) == 0:
-        raise ValueError("The batch is empty; the loss needs at least one pair.")
+    check_pairs(image_embeds, text_embeds)
     if chunk_size is not None and chunk_size != "auto" and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(
             f"`chunk_size` is {chunk_size!r}; it must be a number of rows, at least 1, 'auto', or None for no chunks."
@@ -358,7 +352,19 @@ def _describe_batch(
     )
 
 
-def _in_loss_dtype(like: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
+def check_pairs(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> None:
+    """Raise a `ValueError` if embeddings are not those of pairs, `(batch, dim)` both, or the batch is empty."""
+    if image_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape:
+        raise ValueError(
+            f"`image_embeds` has the shape {tuple(image_embeds.shape)} and `text_embeds` {tuple(text_embeds.shape)}; "
+            "both must be (batch, dim), row i of the one paired with row i of the other."
+        )
+    if len(image_embeds) == 0:
+        raise ValueError("The batch is empty; the loss needs at least one pair.")
+
+
+def in_loss_dtype(like: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors on the device of `like`, in its dtype, which half precision leaves for float32."""
     # Half-precision logits would lose what distinguishes hard negatives.
     dtype = torch.promote_types(like.dtype, torch.float32)
     return [torch.as_tensor(tensor, device=like.device).to(dtype) for tensor in tensors]
@@ -412,7 +418,7 @@ def contrastive_loss(
         raise ValueError(f"`label_smoothing` is {label_smoothing}; it must be from 0 to 1.")
     batch = _describe_batch(image_embeds, text_embeds, chunk_size, gather, ids, label_smoothing)
     with torch.autocast(image_embeds.device.type, enabled=False):
-        images, texts, scale = _in_loss_dtype(image_embeds, image_embeds, text_embeds, logit_scale)
+        images, texts, scale = in_loss_dtype(image_embeds, image_embeds, text_embeds, logit_scale)
         if chunk_size is None:
             return _dense_softmax(images, texts, scale.reshape(()), batch)
         return _ChunkedSoftmax.apply(images, texts, scale.reshape(()), batch)
@@ -452,7 +458,7 @@ def sigmoid_loss(
     ids = {"image_ids": image_ids, "text_ids": text_ids}
     batch = _describe_batch(image_embeds, text_embeds, chunk_size, gather, ids)
     with torch.autocast(image_embeds.device.type, enabled=False):
-        images, texts, *scalars = _in_loss_dtype(image_embeds, image_embeds, text_embeds, logit_scale, logit_bias)
+        images, texts, *scalars = in_loss_dtype(image_embeds, image_embeds, text_embeds, logit_scale, logit_bias)
         scale, bias = (scalar.reshape(()) for scalar in scalars)
         if chunk_size is None:
             return _dense_sigmoid(images, texts, scale, bias, batch)

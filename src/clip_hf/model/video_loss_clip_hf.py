@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from .checks_clip_hf import type_of
-from .loss_clip_hf import gather_with_grad
+from .loss_clip_hf import check_pairs, gather_with_grad, in_loss_dtype
 
 
 def same_label_loss(
@@ -51,50 +51,46 @@ def same_label_loss(
         ValueError: if the shapes do not fit together, the batch is empty, `target_scale` is negative or no number, or
             the processes' batches differ in size.
     """
-    _check(image_embeds, text_embeds, labels, target_scale)
+    check_pairs(image_embeds, text_embeds)
+    _check(image_embeds, labels, target_scale)
     with torch.autocast(image_embeds.device.type, enabled=False):
-        # Half-precision logits would lose what distinguishes hard negatives.
-        dtype = torch.promote_types(image_embeds.dtype, torch.float32)
-        device = image_embeds.device
-        images, texts, scale = (
-            torch.as_tensor(x, device=device).to(dtype) for x in (image_embeds, text_embeds, logit_scale)
-        )
-        labels = labels.to(device)
+        images, texts, scale = in_loss_dtype(image_embeds, image_embeds, text_embeds, logit_scale)
+        labels = labels.to(images.device)
         all_images, all_texts, all_labels = images, texts, labels
         if gather:
             all_images, all_texts = gather_with_grad(torch.cat([images, texts], dim=1)).split(images.shape[1], dim=1)
             all_labels = gather_with_grad(labels)
-        targets = _log_targets(labels[:, None] == all_labels[None], target_scale, dtype)
-        scale = scale.reshape(())
-        return (_divergence(images, all_texts, scale, targets) + _divergence(texts, all_images, scale, targets)) / 2
+        targets = _targets(labels[:, None] == all_labels[None], target_scale, images.dtype)
+        per_image = mean_divergence(images, all_texts, scale, targets)
+        return (per_image + mean_divergence(texts, all_images, scale, targets)) / 2
 
 
-def _log_targets(same: torch.Tensor, target_scale: float, dtype: torch.dtype) -> torch.Tensor:
-    """Logarithms of the targets of `same` (n, N): each row's exponentials sum to 1."""
+def _targets(same: torch.Tensor, target_scale: float, dtype: torch.dtype) -> torch.Tensor:
+    """The targets of `same` (n, N): each row sums to 1."""
     # Positives at 0 and negatives at -scale: the same softmax as scale and 0, and finite where the scale is not.
     logits = torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill(~same, -target_scale)
-    return logits.log_softmax(dim=1)
+    return logits.softmax(dim=1)
 
 
-def _divergence(
-    rows: torch.Tensor, columns: torch.Tensor, scale: torch.Tensor, log_targets: torch.Tensor
+def mean_divergence(
+    rows: torch.Tensor, columns: torch.Tensor, logit_scale: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Mean over `rows` (n, dim) of KL(target || softmax of the logits over `columns` (N, dim))."""
-    log_probabilities = F.log_softmax(scale * (rows @ columns.T), dim=1)  # (n, N)
-    targets = log_targets.exp()
-    # Where a target is 0, its term is 0, whatever its logarithm.
-    terms = targets * (log_targets.masked_fill(targets == 0, 0.0) - log_probabilities)
-    return terms.sum(dim=1).mean()
+    """Mean over rows of the Kullback-Leibler divergence of the softmax of their logits from their targets.
+
+    Args:
+        rows (`torch.Tensor` of shape `(n, dim)`): L2-normalised embeddings.
+        columns (`torch.Tensor` of shape `(N, dim)`): Those that they are compared with.
+        logit_scale (`torch.Tensor` of one value): The multiplier of the cosines.
+        targets (`torch.Tensor` of shape `(n, N)`): Each row sums to 1; a target of 0 is a term of 0.
+
+    Returns:
+        `torch.Tensor`, a scalar: the mean cross-entropy less the mean entropy of the targets.
+    """
+    log_probabilities = F.log_softmax(logit_scale.reshape(()) * (rows @ columns.T), dim=1)  # (n, N)
+    return (torch.xlogy(targets, targets) - targets * log_probabilities).sum(dim=1).mean()
 
 
-def _check(images: torch.Tensor, texts: torch.Tensor, labels: torch.Tensor, target_scale: float) -> None:
-    if images.ndim != 2 or images.shape != texts.shape:
-        raise ValueError(
-            f"`image_embeds` has the shape {tuple(images.shape)} and `text_embeds` {tuple(texts.shape)}; both must be "
-            "(batch, dim), row i of the one paired with row i of the other."
-        )
-    if len(images) == 0:
-        raise ValueError("The batch is empty; the loss needs at least one pair.")
+def _check(images: torch.Tensor, labels: torch.Tensor, target_scale: float) -> None:
     if not isinstance(labels, torch.Tensor):
         raise TypeError(
             f"`labels` is {type_of(labels)}; it must be a tensor of integers, such as `torch.tensor([0, 1])`."

@@ -33,6 +33,7 @@ from .optimizer import (
 from .options import LOG_NAME, TrainingOptions, parse_options, read_recipe
 from .pair_losses import PairLoss, SameLabelLoss, SigmoidLoss, SoftmaxLoss, build_pair_loss
 from .planning import describe_plan, fit_batch_size
+from .soft_target_loss import SoftTargets, soft_target_loss
 from .stop_signal import StopSignal
 from .trained_models import describe_training, push_model, save_model
 from .training_checkpoints import Checkpoints, Restored
@@ -60,6 +61,7 @@ __all__ = [
     "Restored",
     "SameLabelLoss",
     "SigmoidLoss",
+    "SoftTargets",
     "SoftmaxLoss",
     "StopSignal",
     "Training",
@@ -91,6 +93,7 @@ __all__ = [
     "read_recipe",
     "restore_scalar_logit_scale",
     "save_model",
+    "soft_target_loss",
     "sync_batch_norm",
     "train",
 ]
