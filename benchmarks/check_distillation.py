@@ -2,10 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What a teacher and a larger model's weights give a student: the demo's ViT and a student of a fifth of its size.
 
-`examples/recipes/distill.yaml` on OpenMoji's drawings, the same steps for every row, once for each seed: with and without the
-teacher, from random weights and from a part of the teacher's. Top-1 is that of the 300 held-out drawings among the names
-of all drawings. The difference to the student alone has a 95% interval over the drawings, and its range over the seeds.
-Then the time of a step with the running teacher and with its stored features.
+`examples/recipes/distill.yaml` on OpenMoji's drawings, the same steps for every row, once for each seed: with and
+without the teacher, from random weights and from a part of the teacher's. Top-1 is that of the 300 held-out drawings among the
+names of all drawings. The difference to the student alone has a 95% interval over the drawings, and its range over the
+seeds. Then the time of a step with the running teacher and with its stored features.
 
 About ten minutes on two quiet cores; `make demo` trains the teacher. `--seeds 1 --epochs 1` shows that it runs.
 """
@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, default=ROOT / "outputs" / "demo" / "vit" / "last")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--timed_steps", type=int, default=40)
     options = parser.parse_args()
     print_machine()

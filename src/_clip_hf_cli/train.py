@@ -77,6 +77,12 @@ class TrainingFields:
     image_column: str | None = _option(None, "Column of the images (default: image), or of the films (video).")
     caption_column: str = _option("caption", "Column of the captions; of a list of captions one is drawn.")
     image_id_column: str | None = _option(None, "Rows that share this value are no negatives of each other.")
+    label_column: str | None = _option(None, "soft_labels: column of vectors, or of classes, one or a list.")
+    negative_column: str | None = _option(
+        None, "Hard negatives: a text or a list of texts that do not describe the image."
+    )
+    short_caption_column: str | None = _option(None, "Short captions beside the captions, for a loss of their own.")
+    short_caption_weight: float = _option(1.0, "Weight of the loss of the short captions.")
     image_root: str | None = _option(
         None, "Image paths in tables may lead below this folder, besides the table's own."
     )
@@ -126,9 +132,14 @@ class TrainingFields:
     )
     temporal_num_layers: int | None = _option(None, "Films: layers of the heads Transf and Transf_cls (default: 6).")
     loss: str = _option(
-        "softmax", "`softmax` as CLIP; `same_label`: equal captions are one class; from scratch `sigmoid` as SigLIP."
+        "softmax",
+        "`softmax` as CLIP; `same_label`: equal captions are one class; `soft_labels`: label_column says how near two "
+        "pairs are; `soft_texts`: target_model says it; from scratch `sigmoid` as SigLIP.",
     )
-    target_scale: float = _option(10.0, "same_label: the targets are the softmax of this at the pairs of one class.")
+    target_scale: float = _option(
+        10.0, "same_label, soft_labels, soft_texts: the targets are the softmax of this times the similarities."
+    )
+    target_model: str | None = _option(None, "soft_texts: the model whose similarities of the texts are the targets.")
     freeze: list[str] = _option([], "Parts to keep as they are: vision, text, all_but_projections, batch_norm, ...")
     epochs: int = _option(32, "Passes over the data (table 18: 32).")
     min_steps: int | None = _option(None, "Least number of steps: few pairs are repeated within an epoch.")

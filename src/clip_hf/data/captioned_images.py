@@ -3,6 +3,7 @@
 """Captioned images and films from where people have them: one function for all kinds of files, folders and the hub."""
 
 import itertools
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +20,12 @@ from .generated_datasets import generate_dataset
 from .image_folders import LABEL, contiguous_parts, folder_rows, has_images, has_texts, images_in
 from .image_text import check_columns, undecoded_images
 from .media import MEDIA, MEDIA_BY_ROLE, VIDEOS, Media, find_media
-from .pair_options import PairOptions, row_columns
+from .pair_options import PairOptions, named_columns, row_columns
 from .parts import parts_in, read_parts
 from .streaming import MixedStream
 from .tables import FILE_NAME, PEEKED_ROWS, table_columns, table_rows
 from .tars import check_tars, tar_rows
-from .texts import TextReader, escaped, stored_captions, with_class_names
+from .texts import escaped, stored_captions, with_class_names
 
 
 _FOLDER_SHARDS = 256
@@ -125,7 +126,7 @@ def _load(source: str, split: str | None, streaming: bool, options: PairOptions)
     if data.column_names is not None:
         check_columns(data.column_names, options)
         data = undecoded_images(data, options.image_column, find_media(options.media))
-        data = with_class_names(data, TextReader(options.templates, options.caption_column).columns)
+        data = with_class_names(data, named_columns(options))
     if streaming and isinstance(data, datasets.Dataset):
         return data.to_iterable_dataset(num_shards=min(len(data), _FOLDER_SHARDS))
     return data
@@ -254,8 +255,9 @@ def _typed_rows(read: Callable, as_list: bool, roles: dict[str, str], **argument
                 row[name] = texts if as_list or texts is None else texts[0]
             elif role == "text":
                 row[name] = escaped(str(value)) if isinstance(value, str | int | float) else None
-            elif role == "id" and value is not None:
-                row[name] = escaped(str(value))
+            elif role in ("id", "label") and value is not None:
+                # A list as JSON, because a column of one file may have numbers, and of the next classes.
+                row[name] = json.dumps(value) if isinstance(value, list) else escaped(str(value))
         yield row
 
 
@@ -265,7 +267,8 @@ def _typed_rows(read: Callable, as_list: bool, roles: dict[str, str], **argument
 def _alike(loaded: list[datasets.Dataset], options: PairOptions) -> list[datasets.Dataset]:
     """The columns that pairs need, of the same types in every source; captions are lists if they are in one."""
     roles, text = row_columns(options), datasets.Value("string")
-    any_lists = any(_is_list(data.features.get(options.caption_column)) for data in loaded)
+    with_lists = {name for name in roles for data in loaded if _is_list(data.features.get(name))}
+    _check_labels(loaded, options)
     alike = []
     for data in loaded:
         for name, role in roles.items():
@@ -273,12 +276,23 @@ def _alike(loaded: list[datasets.Dataset], options: PairOptions) -> list[dataset
             media = MEDIA_BY_ROLE.get(role)
             if media is not None and not isinstance(feature, media.feature_type):
                 data = data.cast_column(name, media.feature)
-            elif role == "caption" and any_lists and not _is_list(feature):
+            elif role == "caption" and name in with_lists and not _is_list(feature):
                 data = _with_lists(data, name)
             elif role in ("text", "id") and feature != text:
                 data = data.cast_column(name, text)
         alike.append(data.select_columns(list(roles)))
     return alike
+
+
+def _check_labels(loaded: list[datasets.Dataset], options: PairOptions) -> None:
+    """Raise a `ValueError` if the sources' labels are of different types."""
+    column = options.label_column
+    kinds = dict.fromkeys(str(data.features[column]) for data in loaded) if column is not None else {}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"The sources' columns {column!r} (`label_column`) are of different types, {' and '.join(kinds)}; let all "
+            "hold vectors, or all classes."
+        )
 
 
 def _is_list(feature: Any) -> bool:

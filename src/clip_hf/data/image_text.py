@@ -23,7 +23,8 @@ from .clip_reading import build_reader
 from .decoding import skipped_image
 from .locations import may_have_paths, undecoded
 from .media import IMAGES, MEDIA, MEDIA_BY_ROLE, Media, find_media
-from .pair_options import PairOptions, row_columns
+from .pair_extras import PairExtras
+from .pair_options import PairOptions, named_columns, row_columns
 from .skips import SkippedRow, stop_if_exhausted
 from .texts import TextReader, find_caption_problem, stable_id, with_class_names
 
@@ -57,8 +58,15 @@ def check_columns(column_names: Sequence[str], options: PairOptions) -> None:
         is_caption = column == options.caption_column
         content = ("captions", "caption_column") if is_caption else ("text of the templates", "templates")
         check_column(column_names, column, *content)
-    if options.image_id_column is not None:
-        check_column(column_names, options.image_id_column, "ids of the images", "image_id_column")
+    contents = {
+        "image_id_column": "ids of the images",
+        "label_column": "labels",
+        "negative_column": "hard negatives",
+        "short_caption_column": "short captions",
+    }
+    for option, content in contents.items():
+        if getattr(options, option) is not None:
+            check_column(column_names, getattr(options, option), content, option)
 
 
 def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") -> list[list[str]]:
@@ -187,7 +195,9 @@ class ImageTextDataset(Dataset):
 
     An item holds `pixel_values`, uint8 `(channels, height, width)` (of films `(frames, channels, height, width)`),
     not rescaled or normalised; `text`; `text_id`, a number that only equal captions share; `image_id`, if
-    `image_id_column` is given; `token_seed`, if tokens are dropped; and `skipped`, `None` or a [`SkippedRow`].
+    `image_id_column` is given; `token_seed`, if tokens are dropped; what [`PairExtras`] reads, if its columns are
+    given (`short` and `negatives`, texts with their ids, `label_vector` or `label_ids`); and `skipped`, `None` or a
+    [`SkippedRow`].
 
     Args:
         dataset (`datasets.Dataset`): Rows with an image and a caption, or a list of captions.
@@ -210,9 +220,10 @@ class ImageTextDataset(Dataset):
         images = dataset.select_columns([options.image_column])
         self.images = undecoded_images(images, options.image_column, self.media)
         self.texts = TextReader(options.templates, options.caption_column)
+        self.extras = PairExtras(options) if options.has_extras else None
         columns = [name for name, role in row_columns(options).items() if role not in MEDIA_BY_ROLE]
         # Arrow columns: a row is read in microseconds, and they are not held twice.
-        columns = with_class_names(dataset.select_columns(columns), self.texts.columns)
+        columns = with_class_names(dataset.select_columns(columns), named_columns(options))
         self._columns = columns.with_format("arrow")[:]
         self.reader = build_reader(image_processor, options)
         self.epoch = 0
@@ -250,9 +261,11 @@ class ImageTextDataset(Dataset):
         """Find all rows without a caption or an image file, before the training starts."""
         options, total = self.options, len(self)
         for start in range(0, total, _CHECKED_AT_ONCE):
-            texts = self._columns.slice(start, _CHECKED_AT_ONCE).select(list(self.texts.columns)).to_pylist()
+            texts = self._columns.slice(start, _CHECKED_AT_ONCE).select(named_columns(options)).to_pylist()
             for row, values in enumerate(texts, start):
                 problem = self.texts.find_problem(values, f"row {row}")
+                if problem is None and self.extras is not None:
+                    problem = self.extras.find_problem(values, f"row {row}")
                 if problem:
                     self.bad_rows[row] = problem
         for row, problem in _image_problems(self.images, options.image_column, self.media.noun):
@@ -316,12 +329,16 @@ def finish_item(
     `pairs` is the [`ImageTextDataset`] or [`ImageTextStream`]; the crop's place has been drawn from `generator`.
     """
     options = pairs.options
-    text = pairs.texts.read(values, where, generator)
-    if isinstance(text, SkippedRow):
-        return text
+    drawn = pairs.texts.draw(values, where, generator)
+    if isinstance(drawn, SkippedRow):
+        return drawn
     # Drawn in any case, so that switching one option on leaves the other draws as they were.
     token_seed = generator.getrandbits(63)
-    item = {"pixel_values": pairs.reader.augment(pixels, generator), "text": text[0], "text_id": text[1]}
+    extras = {} if pairs.extras is None else pairs.extras.read(values, where, drawn, token_seed)
+    if isinstance(extras, SkippedRow):
+        return extras
+    pixels = pairs.reader.augment(pixels, generator)
+    item = {"pixel_values": pixels, "text": drawn.text, "text_id": drawn.text_id, **extras}
     if options.token_dropout:
         item["token_seed"] = token_seed
     if options.image_id_column is not None:

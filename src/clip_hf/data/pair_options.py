@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How rows of a dataset become pairs of an image or film and a text: the options, and the columns they need."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from .augmentation import Augmentation
@@ -55,6 +55,15 @@ class PairOptions:
             `"videos"` (films).
         num_frames (`int`, *optional*): Films only: frames of each clip, one of each of as many segments of equal
             length, see [`ClipSampling`]; with it `media` is `"videos"`. Training needs it.
+        label_column (`str`, *optional*): A column of labels, whose similarities can be a loss's targets: lists of
+            numbers of one width, or classes, see [`PairExtras`].
+        negative_column (`str`, *optional*): A column of texts that do not describe the image though they are near to
+            it, "hard negatives": a text, or a list of any number.
+        short_caption_column (`str`, *optional*): A column of short captions beside long ones: a text, or a list from
+            which one is drawn.
+        keep_texts (`bool`, *optional*, defaults to `False`): Whether a batch has its texts as `texts`, a list.
+        keep_crops (`bool`, *optional*, defaults to `False`): Whether a batch has its pixels as `crops`, uint8, before
+            they are rescaled and normalised, for other models.
 
     Raises:
         ValueError: if a value is out of its range, an option is of images only, or a template names neither the
@@ -79,6 +88,11 @@ class PairOptions:
     prefetch_factor: int = 2
     media: str = "images"
     num_frames: int | None = None
+    label_column: str | None = None
+    negative_column: str | None = None
+    short_caption_column: str | None = None
+    keep_texts: bool = False
+    keep_crops: bool = False
 
     def __post_init__(self):
         if isinstance(self.templates, str):
@@ -94,6 +108,7 @@ class PairOptions:
                 "change `image_column` (--image-column), `caption_column` (--caption-column) or `templates` "
                 "(--templates)."
             )
+        self._check_extras(texts)
         if not 0 <= self.token_dropout < 1:
             raise ValueError(f"`token_dropout` is {self.token_dropout}; it must be at least 0 and less than 1.")
         if not 0 <= self.max_skipped_share <= 1:
@@ -108,6 +123,35 @@ class PairOptions:
         for name, kind in (("image_limits", ImageLimits), ("augmentation", Augmentation)):
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be an `{kind.__name__}`.")
+
+    @property
+    def has_extras(self) -> bool:
+        """Whether a pair has more than an image and a caption: labels, negatives or a short caption."""
+        return any(
+            column is not None for column in (self.label_column, self.negative_column, self.short_caption_column)
+        )
+
+    def without_extras(self) -> "PairOptions":
+        """The same options for data that only have images and captions, such as held-out pairs."""
+        return replace(self, label_column=None, negative_column=None, short_caption_column=None)
+
+    def _check_extras(self, texts: TextReader) -> None:
+        taken = {self.image_column: f"the {find_media(self.media).noun}s", **dict.fromkeys(texts.columns, "the texts")}
+        for name in ("negative_column", "short_caption_column"):
+            column = getattr(self, name)
+            if column is None:
+                continue
+            if column in taken:
+                raise ValueError(f"`{name}` is {column!r}, the column of {taken[column]}; name another.")
+            taken[column] = "the other"
+            fixed = [text for text, names in texts.templates if not {"", self.caption_column} & set(names)]
+            if fixed:
+                raise ValueError(
+                    f"The template {fixed[0]!r} has no caption, and `{name}` gives other captions for it: put {{}} "
+                    "into it, or leave it out."
+                )
+        if self.label_column == self.image_column:
+            raise ValueError(f"`label_column` is {self.label_column!r}, the column of {taken[self.image_column]}.")
 
     def _choose_media(self) -> None:
         """Films where `num_frames` is given; the column of images or films by its usual name."""
@@ -127,10 +171,24 @@ class PairOptions:
 
 
 def row_columns(options: PairOptions) -> dict[str, str]:
-    """The columns that a pair needs and their roles: `"image"` or `"video"`, `"caption"`, `"text"` or `"id"`."""
+    """The columns that a pair needs and their roles: `"image"` or `"video"`, `"caption"`, `"text"`, `"label"`
+    or `"id"`.
+    """
     roles = {options.image_column: find_media(options.media).role}
     for name in TextReader(options.templates, options.caption_column).columns:
         roles[name] = "caption" if name == options.caption_column else "text"
+    for name in (options.negative_column, options.short_caption_column):
+        if name is not None:
+            roles[name] = "caption"
+    if options.label_column is not None:
+        roles.setdefault(options.label_column, "label")
     if options.image_id_column is not None:
         roles.setdefault(options.image_id_column, "id")
     return roles
+
+
+def named_columns(options: PairOptions) -> list[str]:
+    """The columns whose classes count by their names: those of texts and labels."""
+    more = (options.negative_column, options.short_caption_column, options.label_column)
+    texts = TextReader(options.templates, options.caption_column).columns
+    return list(dict.fromkeys([*texts, *(name for name in more if name is not None)]))

@@ -17,7 +17,8 @@ from .clip_reading import build_reader
 from .collator import ImageTextCollator
 from .image_text import NO_ROWS, check_columns, finish_item, text_length, undecoded_images
 from .media import find_media
-from .pair_options import PairOptions, row_columns
+from .pair_extras import PairExtras
+from .pair_options import PairOptions, named_columns, row_columns
 from .skips import SkippedRow, stop_if_exhausted
 from .texts import TextReader, with_class_names
 
@@ -224,11 +225,18 @@ class ImageTextStream(IterableDataset):
     ):
         data = data if isinstance(data, MixedStream) else MixedStream([data])
         self.texts = TextReader(options.templates, options.caption_column)
+        self.extras = PairExtras(options) if options.has_extras else None
         self.columns, self.media = list(row_columns(options)), find_media(options.media)
         self.options, self.batch_size = options, batch_size
         self.rank, self.world_size = rank, world_size
         self.reader = build_reader(processor.image_processor, replace(options, cache_images=False))
-        self.collator = ImageTextCollator(processor, options.padding, options.token_dropout)
+        self.collator = ImageTextCollator(
+            processor,
+            options.padding,
+            options.token_dropout,
+            keep_texts=options.keep_texts,
+            keep_crops=options.keep_crops,
+        )
         self.data = MixedStream([self._prepared(source) for source in data.sources], data.weights)
         # Set by `PairLoader`: the states of the workers, and which of them gives the first batch.
         self.worker_states: list[dict | None] | None = None
@@ -250,7 +258,7 @@ class ImageTextStream(IterableDataset):
         if source.features is None:
             return source
         source = undecoded_images(source.select_columns(self.columns), self.options.image_column, self.media)
-        return with_class_names(source, self.texts.columns)
+        return with_class_names(source, named_columns(self.options))
 
     def _first_rows(self, source: datasets.IterableDataset) -> list[_Row | SkippedRow]:
         """At most 16 rows, at least one of which could be read."""

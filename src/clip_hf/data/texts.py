@@ -6,6 +6,7 @@ import hashlib
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -136,6 +137,37 @@ def template_columns(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+@dataclass(frozen=True)
+class DrawnText:
+    """A text as [`TextReader.draw`] drew it, which other captions of the row can be put into.
+
+    Args:
+        template (`str`): The template.
+        values (`dict[str, str]`): What goes into its fields.
+        caption_names (`tuple[str, ...]`): The names of the fields that are the caption.
+    """
+
+    template: str
+    values: dict[str, str]
+    caption_names: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        return _fill(self.template, self.values)
+
+    @property
+    def text_id(self) -> int:
+        """A number that only texts of equal captions and columns share, whatever the template."""
+        return stable_id(*(value.strip().lower() for value in self.values.values()))
+
+    def with_caption(self, caption: str) -> tuple[str, int]:
+        """Text and id with another caption in the same template."""
+        values = {name: caption if name in self.caption_names else value for name, value in self.values.items()}
+        other = replace(self, values=values)
+        return other.text, other.text_id
+
+
 class TextReader:
     """Makes the text of a pair from a row, by templates with `{}` for the caption and `{name}` for a column."""
 
@@ -156,6 +188,11 @@ class TextReader:
             `tuple[str, int]`: the text, and a number that only texts of equal captions and columns share, whatever the
             template; or the problem, as a [`SkippedRow`].
         """
+        drawn = self.draw(row, where, generator)
+        return drawn if isinstance(drawn, SkippedRow) else (drawn.text, drawn.text_id)
+
+    def draw(self, row: dict[str, Any], where: str, generator: random.Random) -> DrawnText | SkippedRow:
+        """Draw as `read` does, and say what was drawn."""
         problem = self.find_problem(row, where)
         if problem:
             return problem
@@ -164,8 +201,7 @@ class TextReader:
             value = row[self.caption_column]
             caption = generator.choice([value] if isinstance(value, str) else value)
         template, columns = generator.choice(self._filled(row))
-        values = self._values(columns, row, caption)
-        return _fill(template, values), stable_id(*(value.strip().lower() for value in values.values()))
+        return DrawnText(template, self._values(columns, row, caption), ("", self.caption_column))
 
     def read_all(self, row: dict[str, Any]) -> list[str]:
         """Every text that `read` may give for a row; none for a row that cannot be used."""

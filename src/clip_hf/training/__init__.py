@@ -31,7 +31,16 @@ from .optimizer import (
     clamp_logit_scale_,
 )
 from .options import LOG_NAME, TrainingOptions, parse_options, read_recipe
-from .pair_losses import PairLoss, SameLabelLoss, SigmoidLoss, SoftmaxLoss, build_pair_loss
+from .pair_losses import (
+    PairLoss,
+    SameLabelLoss,
+    SigmoidLoss,
+    SoftLabelLoss,
+    SoftmaxLoss,
+    SoftTextLoss,
+    TextSetLoss,
+    build_pair_loss,
+)
 from .planning import describe_plan, fit_batch_size
 from .soft_target_loss import SoftTargets, soft_target_loss
 from .stop_signal import StopSignal
@@ -61,9 +70,12 @@ __all__ = [
     "Restored",
     "SameLabelLoss",
     "SigmoidLoss",
+    "SoftLabelLoss",
     "SoftTargets",
+    "SoftTextLoss",
     "SoftmaxLoss",
     "StopSignal",
+    "TextSetLoss",
     "Training",
     "TrainingDiverged",
     "TrainingLog",

@@ -18,11 +18,11 @@ from .training_setup import build_model, load_training_data
 def teach(
     options: TrainingOptions, loader: PairLoader, image_processor: ClipHFImageProcessor, device: torch.device
 ) -> tuple[Teachers | None, tuple[TeacherRecord, ...]]:
-    """Let a loader's batches have what a [`DistillationLoss`] needs of the teachers that the options name.
+    """Load the teachers that the options name, or let a loader's batches have their stored features.
 
     Args:
         options ([`TrainingOptions`]): The options of the training.
-        loader ([`PairLoader`]): Its batches, changed in place.
+        loader ([`PairLoader`]): The training's batches; changed in place where features are stored.
         image_processor ([`ClipHFImageProcessor`]): The student's.
         device (`torch.device`): Where running teachers are put.
 
@@ -40,11 +40,7 @@ def teach(
         wanted = None if teachers is None else teachers.records
         loader.pairs.features = StoredFeatures(options.teacher_features, loader.pairs, image_processor, wanted)
         return None, loader.pairs.features.records
-    if teachers is None:
-        return None, ()
-    for collator in (loader.collator, getattr(loader.pairs, "collator", loader.collator)):  # a stream has its own
-        collator.with_sources = True
-    return teachers, teachers.records
+    return teachers, () if teachers is None else teachers.records
 
 
 def store_for_training(

@@ -22,6 +22,9 @@ from .soft_target_loss import SoftTargets, soft_target_loss
 from .teachers import TEACHER_FEATURES, TeacherRecord
 
 
+_IDS = ("image_ids", "text_ids")
+
+
 @dataclass(frozen=True)
 class DistillationWeights:
     """Factors of the parts of a [`DistillationLoss`]; a part with 0 is not computed.
@@ -126,7 +129,7 @@ class DistillationLoss(PairLoss):
     def __init__(self, pair_loss: PairLoss, teachers: Sequence[TeacherRecord], weights: DistillationWeights, dim: int):
         super().__init__()
         self.pair_loss, self.teachers, self.weights = pair_loss, tuple(teachers), weights
-        self.batch_names = (*pair_loss.batch_names, TEACHER_FEATURES)
+        self.batch_names = tuple(dict.fromkeys([*pair_loss.batch_names, *_IDS, TEACHER_FEATURES]))
         self.allows_grad_cache = pair_loss.allows_grad_cache
         compares = weights.features > 0 or weights.interactive > 0
         self.projections = nn.ModuleDict(
@@ -154,14 +157,15 @@ class DistillationLoss(PairLoss):
         """The loss of these pairs of this process, a scalar."""
         weights, loss = self.weights, 0.0
         if weights.contrastive:
-            loss = weights.contrastive * self.pair_loss(images, texts, logit_scale, *bias, **extras)
+            own = {name: extras[name] for name in self.pair_loss.batch_names if name in extras}
+            loss = weights.contrastive * self.pair_loss(images, texts, logit_scale, *bias, **own)
         with torch.autocast(images.device.type, enabled=False):
             dtype = torch.promote_types(images.dtype, torch.float32)
             images, texts, scale = (tensor.to(dtype) for tensor in (images, texts, logit_scale))
             targets = list(self._targets(teacher_features.to(dtype)))
             if weights.soft:
                 loss = loss + weights.soft * soft_target_loss(images, texts, scale, targets=targets, gather=True)
-            ids = {name: extras[name] for name in ("image_ids", "text_ids") if name in extras}
+            ids = {name: extras[name] for name in _IDS if name in extras}
             for number, target in enumerate(targets):
                 loss = loss + self._compare(number, images, texts, scale, target, ids) / len(targets)
         return loss

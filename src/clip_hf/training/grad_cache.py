@@ -19,6 +19,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.modeling_clip_hf_video import ClipHFVideoModel
+from .text_sets import embed_pairs
 
 
 class _RandomState:
@@ -123,9 +124,8 @@ class GradCache:
         with torch.no_grad():
             for chunk in self._chunks(batch):
                 states.append(_RandomState(tuple(chunk.values())))
-                output = self.model(**chunk, return_logits=False)
-                image_embeds.append(output.image_embeds)
-                text_embeds.append(output.text_embeds)
+                for parts, embeds in zip((image_embeds, text_embeds), embed_pairs(self.model, chunk), strict=True):
+                    parts.append(embeds)
         images, texts = (torch.cat(embeds).requires_grad_() for embeds in (image_embeds, text_embeds))
         scalars = self.scalars()
         copies = tuple(scalar.detach().requires_grad_(scalar.requires_grad) for scalar in scalars)
@@ -164,8 +164,8 @@ class GradCache:
                 state.restore()
                 surrogate = sum(((gradient * tensor).sum() for gradient, tensor in others if is_last), start=0.0)
                 if names:
-                    output = self.model(**{name: chunk[name] for name in names}, return_logits=False)
-                    for embeds, of_chunks in zip((output.image_embeds, output.text_embeds), grads_of, strict=True):
+                    both = embed_pairs(self.model, {name: chunk[name] for name in names})
+                    for embeds, of_chunks in zip(both, grads_of, strict=True):
                         if embeds is not None and embeds.requires_grad:
                             surrogate = surrogate + (embeds * of_chunks[number]).sum()
                 if isinstance(surrogate, torch.Tensor):

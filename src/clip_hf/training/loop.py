@@ -165,7 +165,11 @@ class Training:
         skipped, noticed = batch.pop("skipped"), batch.pop("noticed")
         if self.teachers is not None:
             self.teachers.add_features(batch)
-        tensors = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+        device = self.accelerator.device
+        tensors = {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+        }
         loss = self.accelerator.reduce(self.objective.backward(tensors), "mean").item()
         counts = self.count_skipped(skipped, len(tensors["input_ids"]), noticed)
         entry = {"step": step, "loss": loss, "learning_rate": self.schedule.get_last_lr()[0], **counts}

@@ -14,6 +14,7 @@ from ..model.modeling_clip_hf import ClipHFModel
 from .distributed import logit_bias_of, logit_scale_of
 from .grad_cache import GradCache
 from .pair_losses import PairLoss, SigmoidLoss, SoftmaxLoss
+from .text_sets import embed_pairs
 
 
 _MODEL_INPUTS = ("pixel_values", "input_ids", "attention_mask", "position_ids")
@@ -76,7 +77,8 @@ class ContrastiveObjective:
         """Add the gradients of a batch's loss to those of the parameters, and return this process's loss, a scalar.
 
         `batch` is this process's part, as [`PairLoader`] gives it, on the device of the model. The mean of the losses
-        over the processes is the loss of the whole batch.
+        over the processes is the loss of the whole batch. `input_ids` and `attention_mask` may be those of several
+        texts for each image, `(batch, texts, length)`, for a loss that takes them.
         """
         inputs = self.pair_loss.model_inputs({name: batch[name] for name in _MODEL_INPUTS if name in batch})
         extras = {name: batch[name] for name in self.pair_loss.batch_names if name in batch}
@@ -87,8 +89,8 @@ class ContrastiveObjective:
             loss = self.grad_cache.backward(inputs, **extras)
         else:
             # Through the wrapper, whose forward and backward keep the processes in step.
-            output = self.model(**inputs, return_logits=False)
-            loss = self.pair_loss(output.image_embeds, output.text_embeds, *self._scalars(), **extras)
+            images, texts = embed_pairs(self.model, inputs)
+            loss = self.pair_loss(images, texts, *self._scalars(), **extras)
             self.accelerator.backward(loss)
         self._average_own_gradients(before)
         return loss.detach()

@@ -37,11 +37,17 @@ _POSITIVE = ("max_grad_norm", "eval_every", "max_image_seconds")
 _FRAMES = ("num_frames", "temporal_num_layers")
 _DISTILLATION = ("contrastive_weight", "distill_soft", "distill_features", "distill_interactive")
 _MAX_WORKERS = max(64, 2 * (os.cpu_count() or 1))  # thousands of processes stop a machine
+LOSSES = ("softmax", "sigmoid", "same_label", "soft_labels", "soft_texts")
+SOFT_LOSSES = ("same_label", "soft_labels", "soft_texts")
 _SHARES = ("warmup_share", "eval_share", "label_smoothing", "ema_decay")
 # Options, what their values must meet unless they are None, and how a message says it.
 _RANGES = (
     ((*_STEPS, *_SIZES, *_FRAMES), lambda value: value >= 1, "at least 1"),
-    (("save_every", "warmup_steps", "target_scale", *_DISTILLATION), lambda value: value >= 0, "at least 0"),
+    (
+        ("save_every", "warmup_steps", "target_scale", "short_caption_weight", *_DISTILLATION),
+        lambda value: value >= 0,
+        "at least 0",
+    ),
     (("num_workers",), lambda value: 0 <= value <= _MAX_WORKERS, f"from 0 to {_MAX_WORKERS} on this machine"),
     (
         ("max_grad_norm", "eval_every", "max_image_seconds", "head_learning_rate_multiplier"),
@@ -79,7 +85,7 @@ class TrainingOptions(TrainingFields):
                     raise ValueError(f"`{name}` is {value}; it must be {rule}.")
 
     def _check_choices(self) -> None:
-        choices = {"loss": ("softmax", "sigmoid", "same_label"), "mixed_precision": ("no", "fp16", "bf16")}
+        choices = {"loss": LOSSES, "mixed_precision": ("no", "fp16", "bf16")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}.")
@@ -87,6 +93,7 @@ class TrainingOptions(TrainingFields):
             raise ValueError("`resume` is empty; give `latest` or a checkpoint's folder, or leave it out.")
         if self.loss != "softmax" and self.label_smoothing:
             raise ValueError(f"`label_smoothing` belongs to the softmax loss; the {self.loss} loss has none.")
+        self._check_targets()
         self._check_video_choices()
         if self.streaming and self.max_steps is None and self.pairs_per_epoch is None:
             raise ValueError(
@@ -118,6 +125,11 @@ class TrainingOptions(TrainingFields):
                 f"There are teachers, but {', '.join(f'`{name}`' for name in _DISTILLATION[1:])} are 0: nothing would "
                 "be learnt from them."
             )
+        for name in ("negative_column", "short_caption_column"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"`{name}` gives an image more texts, and teachers see one: leave one of the two out."
+                )
         if self.num_frames is not None:
             raise ValueError(
                 "Teachers see single pictures, and `num_frames` says that the data are films: leave out one."
@@ -133,18 +145,38 @@ class TrainingOptions(TrainingFields):
         """Whether the model learns from teachers, running or stored."""
         return bool(self.teachers) or self.teacher_features is not None
 
+    def _check_targets(self) -> None:
+        """Check what belongs to some losses only."""
+        if self.loss in SOFT_LOSSES:
+            if self.loss_chunk_size is not None:
+                raise ValueError(
+                    f"`loss_chunk_size` belongs to other losses; {self.loss} has no chunks: leave it out."
+                )
+            if math.isinf(self.target_scale) and self.loss != "same_label":
+                raise ValueError(f"`target_scale` is infinite; for {self.loss} give a large number, such as 1000.")
+        elif self.target_scale != type(self).target_scale:
+            raise ValueError(f"`target_scale` belongs to the losses {', '.join(SOFT_LOSSES)}; `loss` is {self.loss}.")
+        for loss, name in (("soft_labels", "label_column"), ("soft_texts", "target_model")):
+            if (getattr(self, name) is None) == (self.loss == loss):
+                given = f"`loss` is {self.loss}" + (f", and `{name}` is missing" if self.loss == loss else "")
+                raise ValueError(f"{given}; `{name}` and the loss {loss} belong together: give both or neither.")
+        for name in ("negative_column", "short_caption_column"):
+            if getattr(self, name) is not None and self.loss in SOFT_LOSSES:
+                raise ValueError(
+                    f"`{name}` gives an image more texts, which the losses softmax and sigmoid take; `loss` is "
+                    f"{self.loss}, whose targets are of one text a pair: leave one of the two out."
+                )
+        if self.short_caption_column is None and self.short_caption_weight != type(self).short_caption_weight:
+            raise ValueError("`short_caption_weight` belongs to short captions: give `short_caption_column`.")
+
     def _check_video_choices(self) -> None:
         if self.loss == "same_label":
-            if self.loss_chunk_size is not None:
-                raise ValueError("`loss_chunk_size` belongs to other losses; same_label has no chunks: leave it out.")
             columns = {frozenset(template_columns(template)) for template in self.pair_options.templates}
             if len(columns) > 1:
                 raise ValueError(
                     "`templates` name different columns, and `loss` is same_label, whose labels are the texts without "
                     "their template: let all templates name the same columns."
                 )
-        elif self.target_scale != type(self).target_scale:
-            raise ValueError(f"`target_scale` belongs to the loss same_label; `loss` is {self.loss}.")
         if self.temporal_head is not None and self.temporal_head not in TEMPORAL_HEADS:
             heads = ", ".join(TEMPORAL_HEADS)
             raise ValueError(f"`temporal_head` is {self.temporal_head!r}; it must be one of {heads}.")
@@ -179,6 +211,8 @@ class TrainingOptions(TrainingFields):
         )
         names = {known.name for known in fields(PairOptions)} & {known.name for known in fields(self)}
         values = {name: getattr(self, name) for name in names if name != "templates"}
+        values["keep_crops"] = bool(self.teachers) and self.teacher_features is None
+        values["keep_texts"] = self.loss == "soft_texts" or values["keep_crops"]
         limits = ImageLimits(
             max_pixels=self.max_image_pixels, max_bytes=self.max_image_bytes, max_seconds=self.max_image_seconds
         )

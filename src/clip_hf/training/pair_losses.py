@@ -2,15 +2,21 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The loss of a batch as an object: what it takes of the batch, and what it computes from the embeddings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn import functional as F
 
-from ..model.loss_clip_hf import contrastive_loss, sigmoid_loss
+from ..embedding.dual_encoder import DualEncoder
+from ..embedding.load_encoder import load_dual_encoder
+from ..model.loss_clip_hf import contrastive_loss, gather_with_grad, sigmoid_loss
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.video_loss_clip_hf import same_label_loss
+from .soft_target_loss import SoftTargets, soft_target_loss
+from .text_sets import negatives_term
 
 
 class PairLoss(nn.Module):
@@ -97,6 +103,114 @@ class SameLabelLoss(PairLoss):
         )
 
 
+class TextSetLoss(PairLoss):
+    """The softmax or sigmoid loss of batches that have several texts for each image.
+
+    Args:
+        base ([`SoftmaxLoss`] or [`SigmoidLoss`]): The loss of images and captions.
+        short_weight (`float`, *optional*): Weight of the same loss of images and short captions, which is added
+            (Long-CLIP, Zhang et al. 2024, without its principal components); None where there are none.
+        has_negatives (`bool`, *optional*, defaults to `False`): Whether there are hard negatives, which are further
+            candidates for all images: NegCLIP, Yuksekgonul et al. 2023. Label smoothing leaves them out.
+    """
+
+    batch_names = ("image_ids", "text_ids", "short_ids", "negative_ids")
+
+    def __init__(self, base: PairLoss, short_weight: float | None = None, has_negatives: bool = False):
+        super().__init__()
+        self.base, self.short_weight, self.has_negatives = base, short_weight, has_negatives
+
+    def forward(
+        self, images: torch.Tensor, texts: torch.Tensor, *scalars: torch.Tensor, **ids: torch.Tensor
+    ) -> torch.Tensor:
+        """The loss of these pairs of this process, a scalar; `texts` are `(n, texts, dim)`: the caption, the short
+        caption if there is one, and the negatives.
+        """
+        of_images = {"image_ids": ids["image_ids"]} if "image_ids" in ids else {}
+        captions = texts[:, 0]
+        loss = self.base(images, captions, *scalars, text_ids=ids["text_ids"], **of_images)
+        if self.has_negatives:
+            first = 1 if self.short_weight is None else 2
+            loss = loss + negatives_term(images, captions, texts[:, first:], scalars, ids)
+        if self.short_weight is not None:
+            short = self.base(images, texts[:, 1], *scalars, text_ids=ids["short_ids"], **of_images)
+            loss = loss + self.short_weight * short
+        return loss
+
+
+class SoftLabelLoss(PairLoss):
+    """[`soft_target_loss`] with the similarities of the pairs' labels as targets.
+
+    Args:
+        target_scale (`float`): Multiplier of the labels' cosines.
+    """
+
+    batch_names = ("label_vectors", "label_ids")
+
+    def __init__(self, target_scale: float):
+        super().__init__()
+        self.target_scale = target_scale
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        texts: torch.Tensor,
+        logit_scale: torch.Tensor,
+        *,
+        label_vectors: torch.Tensor | None = None,
+        label_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The loss of these pairs of this process, a scalar; the labels are vectors `(n, width)`, L2-normalised, or
+        ids of classes `(n, most)`, -1 for none.
+        """
+        vectors = class_vectors(label_ids) if label_vectors is None else label_vectors
+        targets = [SoftTargets(vectors, vectors, self.target_scale)]
+        return soft_target_loss(images, texts, logit_scale, targets=targets, gather=True)
+
+
+def class_vectors(label_ids: torch.Tensor) -> torch.Tensor:
+    """Vectors whose products are the cosines of sets of classes.
+
+    Args:
+        label_ids (`torch.Tensor` of shape `(n, most)`, integer): The classes of each pair of this process, each once,
+            filled up with -1.
+
+    Returns:
+        `torch.Tensor` of shape `(n, classes)`, float32: 1 for each class of the pair among all classes of the batch of
+        all processes, L2-normalised.
+    """
+    most = torch.tensor(label_ids.shape[1], device=label_ids.device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    padded = F.pad(label_ids, (0, int(most) - label_ids.shape[1]), value=-1)
+    classes = gather_with_grad(padded).unique()
+    vectors = (label_ids[:, :, None] == classes[classes >= 0]).any(dim=1).float()
+    return F.normalize(vectors, dim=1)
+
+
+class SoftTextLoss(PairLoss):
+    """[`soft_target_loss`] with another model's similarities of the pairs' texts as targets.
+
+    Args:
+        encoder ([`DualEncoder`]): The other model.
+        target_scale (`float`): Multiplier of its cosines.
+    """
+
+    batch_names = ("texts",)
+
+    def __init__(self, encoder: DualEncoder, target_scale: float):
+        super().__init__()
+        self.encoder, self.target_scale = encoder, target_scale
+
+    def forward(
+        self, images: torch.Tensor, text_embeds: torch.Tensor, logit_scale: torch.Tensor, *, texts: Sequence[str]
+    ) -> torch.Tensor:
+        """The loss of these pairs of this process, a scalar."""
+        vectors = self.encoder.encode_texts(texts)
+        targets = [SoftTargets(vectors, vectors, self.target_scale)]
+        return soft_target_loss(images, text_embeds, logit_scale, targets=targets, gather=True)
+
+
 class LossChoices(Protocol):
     """The options that [`build_pair_loss`] reads, such as a [`TrainingOptions`]."""
 
@@ -104,12 +218,20 @@ class LossChoices(Protocol):
     label_smoothing: float
     loss_chunk_size: int | None
     target_scale: float
+    target_model: str | None
+    negative_column: str | None
+    short_caption_column: str | None
+    short_caption_weight: float
 
 
 # The loss by its option's value, for models without a logit bias.
 _BUILDERS: dict[str, Callable[[Any, ClipHFModel], PairLoss]] = {
     "softmax": lambda options, clip: SoftmaxLoss(options.label_smoothing, options.loss_chunk_size),
     "same_label": lambda options, clip: SameLabelLoss(options.target_scale),
+    "soft_labels": lambda options, clip: SoftLabelLoss(options.target_scale),
+    "soft_texts": lambda options, clip: SoftTextLoss(
+        load_dual_encoder(options.target_model, device=clip.logit_scale.device), options.target_scale
+    ),
 }
 _OF_A_BIAS = ("softmax", "sigmoid")
 
@@ -128,7 +250,9 @@ def build_pair_loss(options: LossChoices, clip: ClipHFModel) -> PairLoss:
     """
     if clip.logit_bias is None:
         # The sigmoid loss of a model without a bias: it was pretrained with the softmax loss, and goes on with it.
-        return _BUILDERS["softmax" if options.loss == "sigmoid" else options.loss](options, clip)
+        return _of_text_sets(
+            options, _BUILDERS["softmax" if options.loss == "sigmoid" else options.loss](options, clip)
+        )
     if options.loss not in _OF_A_BIAS:
         raise ValueError(
             f"The loss is `{options.loss}`, and the model has a `logit_bias`: it is one of the sigmoid loss, and can "
@@ -139,4 +263,12 @@ def build_pair_loss(options: LossChoices, clip: ClipHFModel) -> PairLoss:
             f"`label_smoothing` is {options.label_smoothing}, and the model has a `logit_bias`: it is trained "
             "with the sigmoid loss, which has no label smoothing; leave it out."
         )
-    return SigmoidLoss(options.loss_chunk_size)
+    return _of_text_sets(options, SigmoidLoss(options.loss_chunk_size))
+
+
+def _of_text_sets(options: LossChoices, base: PairLoss) -> PairLoss:
+    """The loss as it is, or for batches with short captions or negatives, which only go with softmax and sigmoid."""
+    has_negatives, has_short = options.negative_column is not None, options.short_caption_column is not None
+    if not has_negatives and not has_short:
+        return base
+    return TextSetLoss(base, options.short_caption_weight if has_short else None, has_negatives)

@@ -45,7 +45,7 @@ def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any
         size = len(data) // processes * processes
     if size < 1:
         raise ValueError(f"There are {len(data)} pairs for {processes} processes; start fewer processes.")
-    if size == 1 and options.loss in ("softmax", "same_label"):
+    if size == 1 and options.loss != "sigmoid":
         raise ValueError(
             "A batch has one pair, and so no negatives: the loss would be 0, and nothing would be learned. Raise "
             "`batch_size`, or give more pairs."

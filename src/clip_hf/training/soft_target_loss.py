@@ -20,8 +20,8 @@ from ..model.video_loss_clip_hf import mean_divergence
 class SoftTargets:
     """Vectors of a batch's pairs, whose similarities are targets.
 
-    - Label vectors: `images` and `texts` are both the pairs' L2-normalised vectors, as in MedCLIP (Wang et al. 2022, which has no
-      multiplier, so that its targets are nearly uniform).
+    - Label vectors: `images` and `texts` are both the pairs' L2-normalised vectors, as in MedCLIP (Wang et al. 2022,
+      which has no multiplier, so that its targets are nearly uniform).
     - A teacher: its embeddings of the images and the texts, and its own `exp(logit_scale)`.
     - Another model's similarities of texts: both are its embeddings of the texts.
 

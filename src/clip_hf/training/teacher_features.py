@@ -294,7 +294,7 @@ def _batches(
         [divmod(place, len(pairs)) for place in range(start, min(start + _BATCH_SIZE, each.stop))]
         for each, start in starts
     ]
-    collate = functools.partial(_sources_of, ImageTextCollator(processor, with_sources=True))
+    collate = functools.partial(_sources_of, ImageTextCollator(processor, keep_texts=True, keep_crops=True))
     return DataLoader(pairs, batch_sampler=places, num_workers=workers, collate_fn=collate)
 
 

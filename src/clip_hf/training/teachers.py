@@ -164,8 +164,8 @@ class Teachers:
         return torch.cat(parts, dim=1)
 
     def add_features(self, batch: dict[str, Any]) -> None:
-        """Replace a batch's `crops` and `texts` by `teacher_features`, in place."""
-        batch[TEACHER_FEATURES] = self.features(batch.pop("crops"), batch.pop("texts"))
+        """Replace a batch's `crops` by the `teacher_features` of them and of its `texts`, in place."""
+        batch[TEACHER_FEATURES] = self.features(batch.pop("crops"), batch["texts"])
 
 
 def load_teachers(

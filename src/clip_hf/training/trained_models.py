@@ -25,7 +25,7 @@ from ..utils.intervals import wilson_interval
 from ..utils.wording import HUB_TASKS, INTERVAL, TASK_TITLES
 from .distributed import restore_scalar_logit_scale
 from .held_out import HeldOutPairs
-from .options import TrainingOptions
+from .options import SOFT_LOSSES, TrainingOptions
 
 
 # Half the width of a 95% interval, in standard deviations.
@@ -79,7 +79,7 @@ def describe_training(
         settings["temporal_head"] = config.temporal_head
     else:
         del settings["head_learning_rate_multiplier"]
-    if options.loss != "same_label":
+    if options.loss not in SOFT_LOSSES:
         del settings["target_scale"]
     datasets = [_name_of(source) for source in options.dataset]
     return ModelCardDetails(

@@ -158,7 +158,7 @@ def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset 
     )
     if held_out is not None:
         source, split = held_out
-        return data, load_pairs(source, split=split, options=options.pair_options)
+        return data, load_pairs(source, split=split, options=options.pair_options.without_extras())
     if options.eval_share:
         return hold_out(data, options.eval_share, options.pair_options)
     return data, None
