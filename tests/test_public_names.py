@@ -76,6 +76,7 @@ PUBLIC_NAMES = {
         "average_weights",
         "draw_curve",
         "greedy_soup",
+        "inherit_weights",
         "interpolate_weights",
         "load_measured_parts",
         "reestimate_batch_norm_",

@@ -145,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsers = {}
     for name, (module, purpose) in _COMMANDS.items():
         parsers[name] = commands.add_parser(name, help=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
-        module.add_arguments(parsers[name])
+        special = name == "embed" and embed.is_for_training(arguments)
+        (embed.add_training_arguments if special else module.add_arguments)(parsers[name])
     if not arguments:
         parser.print_help()
         return 0

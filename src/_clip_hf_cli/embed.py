@@ -3,7 +3,9 @@
 """The arguments of `clip-hf embed`."""
 
 import argparse
+from collections.abc import Sequence
 
+from . import train
 from .evaluate import (
     INFERENCE_DTYPES,
     add_film_arguments,
@@ -25,6 +27,13 @@ examples:
   clip-hf embed my_model table.csv embedded --shard 3/16            the fourth of sixteen jobs
   clip-hf embed my_model films films_embedded --num-frames 8
   torchrun --nproc_per_node 8 -m clip_hf embed my_model data.parquet embedded
+  clip-hf embed --for-training distill.yaml --teachers my_teacher -o teacher_features --draws 4
+"""
+_FOR_TRAINING = "--for-training"
+_EPILOG_FOR_TRAINING = """\
+examples:
+  clip-hf embed --for-training distill.yaml --teachers my_teacher -o teacher_features --draws 4
+  clip-hf train distill.yaml --teacher_features teacher_features --output_dir outputs/student
 """
 
 
@@ -71,6 +80,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--ray-gpus", type=float, metavar="N", help="GPUs of each, 0.5 for a half (default: 0)")
     add_film_arguments(parser)
     add_skip_argument(add_image_arguments(parser))
+
+
+def is_for_training(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for the teachers' features of a training."""
+    spelled = (argument.replace("_", "-") for argument in arguments)
+    return arguments[:1] == ["embed"] and _FOR_TRAINING in spelled
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the subcommand's parser its arguments with `--for-training`: those of `clip-hf train`, and a few more."""
+    train.add_arguments(parser)
+    parser.usage = (
+        "clip-hf embed --for-training RECIPE --teachers TEACHER ... -o FOLDER [--draws K] [--option value ...]"
+    )
+    parser.description = (
+        "Compute the teachers' features of exactly the crops and texts that a training will see, once. The options\n"
+        "are those of `clip-hf train`, which then reads the features with --teacher_features FOLDER. Run the same\n"
+        "command again after a crash, and only what is missing is computed."
+    )
+    parser.epilog = _EPILOG_FOR_TRAINING
+    group = parser.add_argument_group("teacher features")
+    group.add_argument(_FOR_TRAINING, action="store_true", required=True, help="for the training of these options")
+    group.add_argument(
+        "-o", dest="teacher_features", metavar="FOLDER", default=argparse.SUPPRESS, help="same as --teacher_features"
+    )
+    group.add_argument(
+        "--draws", type=int, default=1, metavar="K", help="epochs that differ; the next ones repeat them (default: 1)"
+    )
+    group.add_argument(
+        "--file-dtype", choices=FILE_DTYPES, default=FILE_DTYPES[0], help="of the features (default: %(default)s)"
+    )
 
 
 def add_column_arguments(group: argparse._ArgumentGroup) -> None:

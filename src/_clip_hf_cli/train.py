@@ -29,6 +29,7 @@ _GROUPS = {
     "background_color": "image files",
     "color_jitter": "augmentation beyond the paper's random square crop, off by default",
     "model": "model",
+    "teachers": "teachers that the model learns from (distillation)",
     "epochs": "optimisation",
     "grad_cache_chunk_size": "memory and speed",
     "eval_every": "evaluation",
@@ -117,6 +118,18 @@ class TrainingFields:
     tokenizer: str | None = _option(None, "From scratch: `openai`, or a tokenizer's folder. Without: one is trained.")
     vocab_size: int = _option(4096, "From scratch: size of the vocabulary to train.")
     resize_to: int | None = _option(None, "From scratch: an image's shorter side before the crop, in pixels.")
+    inherit_from: str | None = _option(
+        None, "From scratch: folder of a larger model whose weights, in part, and tokenizer the new one starts with."
+    )
+    teachers: list[str] = _option([], "CLIPs of any library that the model learns from; see --model of evaluate.")
+    teacher_features: str | None = _option(
+        None, "Folder of `clip-hf embed --for-training`: the teachers' features, computed once."
+    )
+    resize_for_teachers: bool = _option(False, "Resize the crops for teachers of another image size.")
+    contrastive_weight: float = _option(1.0, "Weight of the loss without a teacher; 0 leaves it out.")
+    distill_soft: float = _option(1.0, "Weight of the soft loss: the teachers' similarities of the batch.")
+    distill_features: float = _option(2000.0, "Weight of the mean squared error of image and text features.")
+    distill_interactive: float = _option(1.0, "Weight of the contrastive loss with the teachers' features.")
     temporal_head: str | None = _option(
         None, "Films: meanP, Conv_1D, Transf, LSTM or Transf_cls (default: the model's, or meanP)."
     )

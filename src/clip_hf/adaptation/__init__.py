@@ -7,6 +7,7 @@ from ..utils.extras import require_extra
 
 require_extra("adapt", "clip_hf.adaptation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
+from ..training.weight_inheritance import inherit_weights
 from .adapt_options import AdaptOptions
 from .adapt_report import AdaptationReport, AdaptedSeed
 from .adapting import adapt
@@ -43,6 +44,7 @@ __all__ = [
     "average_weights",
     "draw_curve",
     "greedy_soup",
+    "inherit_weights",
     "interpolate_weights",
     "load_measured_parts",
     "reestimate_batch_norm_",

@@ -22,6 +22,8 @@ from ..embedding.embedding_job import load_job_encoder
 from ..embedding.job_manifest import find_folder
 from ..embedding.job_summary import first_bad_rows, refused_hint
 from ..embedding.load_encoder import check_encoder_options
+from ..training.distillation import store_for_training
+from ..training.options import build_options
 from ..utils.processes import start_processes
 from ..utils.processor import count_threads
 from ..utils.wording import counted
@@ -33,6 +35,8 @@ from .image_options import image_options
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; returns the exit status."""
     logging.disable_progress_bar()
+    if getattr(options, "for_training", False):
+        return _store_for_training(options)
     wanted, device = embedding_options(options), options.device
     if options.ray is None:
         device = check_encoder_options(options.runtime, options.dtype, device)
@@ -73,6 +77,16 @@ def run(options: argparse.Namespace) -> int:
         summary = job.run()
         if encoding.process == 0:
             print(describe(summary, options.destination))
+    return 0
+
+
+def _store_for_training(options: argparse.Namespace) -> int:
+    """Compute the teachers' features of a training."""
+    training = build_options(options)
+    with start_processes("cpu" if training.cpu else None) as accelerator:
+        report = store_for_training(training, options.draws, options.file_dtype, accelerator)
+        if accelerator is None or accelerator.is_main_process:
+            print(report)
     return 0
 
 

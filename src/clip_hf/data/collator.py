@@ -33,11 +33,13 @@ class ImageTextCollator:
     - `input_ids` and `attention_mask` `(batch, length)`;
     - `text_ids` `(batch,)`, int64, equal for pairs with the same caption, which are no negatives of each other;
     - `image_ids` `(batch,)`, int64, if the items have them;
+    - `teacher_features` `(batch, width)`, float32, if the items have them;
     - where the items have short captions or negatives, `input_ids` and `attention_mask` of all texts of a pair,
       `(batch, texts, length)`: the caption, the short caption, the negatives; texts that a pair has not are masked
       throughout. `short_ids` `(batch,)` and `negative_ids` `(batch, negatives)` are as `text_ids`, -1 for none;
     - where they have labels, `label_vectors` `(batch, width)`, float32, or `label_ids` `(batch, most)`, -1 for none;
-    - `texts`, the list of texts, with `keep_texts`;
+    - `texts`, the list of texts, with `keep_texts`; `crops` `(batch, channels, height, width)`, uint8, the pixels
+      before they are rescaled and normalised, with `keep_crops`;
     - `skipped`, a list of the [`SkippedRow`] that the items replace;
     - `noticed`: how many captions were cut at the context length (`"captions_cut"`), and how many crops have one
       colour (`"plain_images"`).
@@ -53,6 +55,7 @@ class ImageTextCollator:
             `return_logits=False`, which ask the model for a loss and no more, and leave out `skipped` and `noticed`,
             which its `forward` does not take.
         keep_texts (`bool`, *optional*, defaults to `False`): Add `texts`.
+        keep_crops (`bool`, *optional*, defaults to `False`): Add `crops`.
     """
 
     processor: "ClipHFProcessor"
@@ -60,6 +63,7 @@ class ImageTextCollator:
     token_dropout: float = 0.0
     return_loss: bool = False
     keep_texts: bool = False
+    keep_crops: bool = False
 
     def __call__(self, items: list[dict]) -> dict[str, Any]:
         """Make a batch of items; texts are truncated to the context length."""
@@ -72,6 +76,11 @@ class ImageTextCollator:
         if "image_id" in items[0]:
             batch["image_ids"] = torch.tensor([item["image_id"] for item in items])
         batch |= _extras(items)
+        if "teacher_features" in items[0]:
+            features = np.stack([item["teacher_features"] for item in items])
+            batch["teacher_features"] = torch.from_numpy(features.astype(np.float32, copy=False))
+        if self.keep_crops:
+            batch["crops"] = torch.from_numpy(np.stack([item["pixel_values"] for item in items]))
         if self.keep_texts:
             batch["texts"] = [item["text"] for item in items]
         if self.return_loss:

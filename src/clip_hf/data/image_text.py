@@ -2,11 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Captioned images and films from a `datasets.Dataset`, prepared for contrastive training."""
 
+import hashlib
+import json
 import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import datasets
 import numpy as np
@@ -169,6 +171,16 @@ def undecoded_images(dataset: Any, column: str, media: Media = IMAGES) -> Any:
     return dataset
 
 
+class ItemFeatures(Protocol):
+    """What is kept of the items of an [`ImageTextDataset`], and read with them in its workers."""
+
+    draws: int
+    """How many epochs differ."""
+
+    def read(self, draw: int, row: int, item: dict) -> np.ndarray:
+        """What is kept of a row's item in a draw, (width,); ValueError if the item is another."""
+
+
 class ImageTextDataset(Dataset):
     """Captioned images, or films, for training; [`ImageTextCollator`] makes batches of them.
 
@@ -178,6 +190,8 @@ class ImageTextDataset(Dataset):
     - Every draw depends only on the seed, the epoch and the row, so any number of processes and workers gives the same
       items. `pairs[epoch, row]` is an item; `pairs[row]` takes the epoch from [`~ImageTextDataset.set_epoch`].
     - A row that cannot be used is replaced by another row, drawn by the same rule, and the item says why.
+    - With `features`, such as those of a teacher, only the epochs 0 to `features.draws - 1` have items of their own,
+      which come again and again, because only of those there are features.
 
     An item holds `pixel_values`, uint8 `(channels, height, width)` (of films `(frames, channels, height, width)`),
     not rescaled or normalised; `text`; `text_id`, a number that only equal captions share; `image_id`, if
@@ -213,6 +227,7 @@ class ImageTextDataset(Dataset):
         self._columns = columns.with_format("arrow")[:]
         self.reader = build_reader(image_processor, options)
         self.epoch = 0
+        self.features: ItemFeatures | None = None
         self.bad_rows: dict[int, SkippedRow] = {}
         self._find_bad_rows()
 
@@ -233,6 +248,14 @@ class ImageTextDataset(Dataset):
             elif pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
                 total += np.array([text_length(texts) for texts in column.to_pylist()])
         return total
+
+    def texts_fingerprint(self) -> str:
+        """Digest of the columns that the texts are made of, in hexadecimal digits; images are not read."""
+        digest = hashlib.blake2b(digest_size=16)
+        for start in range(0, len(self), _CHECKED_AT_ONCE):
+            rows = self._columns.slice(start, _CHECKED_AT_ONCE).select(list(self.texts.columns)).to_pylist()
+            digest.update(json.dumps(rows, default=str).encode())
+        return digest.hexdigest()
 
     def _find_bad_rows(self) -> None:
         """Find all rows without a caption or an image file, before the training starts."""
@@ -279,12 +302,15 @@ class ImageTextDataset(Dataset):
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict:
         epoch, row = item if isinstance(item, tuple) else (self.epoch, item)
+        epoch = epoch if self.features is None else epoch % self.features.draws
         skipped, seed = None, f"{self.options.seed}/{epoch}/{row}"
         # A string, because a tuple's hash differs between processes.
         result = self._read(row, random.Random(seed))
         for attempt in range(_MAX_ATTEMPTS):
             if isinstance(result, dict):
                 result["skipped"] = skipped
+                if self.features is not None:
+                    result["teacher_features"] = self.features.read(epoch, row, result)
                 return result
             # Only the row that was asked for is counted, so that each bad row counts once in an epoch.
             skipped = skipped or result

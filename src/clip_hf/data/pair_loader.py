@@ -99,7 +99,11 @@ class PairLoader:
         self.options, self.batch_size, self.num_steps = options, batch_size, num_steps
         self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
         self.collator = ImageTextCollator(
-            processor, options.padding, options.token_dropout, keep_texts=options.keep_texts
+            processor,
+            options.padding,
+            options.token_dropout,
+            keep_texts=options.keep_texts,
+            keep_crops=options.keep_crops,
         )
         self.step = 0
         self.order: StepOrder | None = None

@@ -62,6 +62,8 @@ class PairOptions:
         short_caption_column (`str`, *optional*): A column of short captions beside long ones: a text, or a list from
             which one is drawn.
         keep_texts (`bool`, *optional*, defaults to `False`): Whether a batch has its texts as `texts`, a list.
+        keep_crops (`bool`, *optional*, defaults to `False`): Whether a batch has its pixels as `crops`, uint8, before
+            they are rescaled and normalised, for other models.
 
     Raises:
         ValueError: if a value is out of its range, an option is of images only, or a template names neither the
@@ -90,6 +92,7 @@ class PairOptions:
     negative_column: str | None = None
     short_caption_column: str | None = None
     keep_texts: bool = False
+    keep_crops: bool = False
 
     def __post_init__(self):
         if isinstance(self.templates, str):

@@ -231,7 +231,11 @@ class ImageTextStream(IterableDataset):
         self.rank, self.world_size = rank, world_size
         self.reader = build_reader(processor.image_processor, replace(options, cache_images=False))
         self.collator = ImageTextCollator(
-            processor, options.padding, options.token_dropout, keep_texts=options.keep_texts
+            processor,
+            options.padding,
+            options.token_dropout,
+            keep_texts=options.keep_texts,
+            keep_crops=options.keep_crops,
         )
         self.data = MixedStream([self._prepared(source) for source in data.sources], data.weights)
         # Set by `PairLoader`: the states of the workers, and which of them gives the first batch.

@@ -50,11 +50,11 @@ class FeatureFolder:
     """The features of one [`FeatureIdentity`] on disk: `cache_dir/KEY/manifest.json` and files of parts beside it.
 
     A manifest that names another model or other data, or cannot be read, is a ValueError. `model` is the model's name,
-    which the manifest shows to its readers.
+    which the manifest shows to its readers; `dtype` is that of the files.
     """
 
-    def __init__(self, cache_dir: str | os.PathLike, identity: FeatureIdentity, model: str):
-        self.identity, self.model = identity, model
+    def __init__(self, cache_dir: str | os.PathLike, identity: FeatureIdentity, model: str, dtype: Any = np.float32):
+        self.identity, self.model, self.dtype = identity, model, np.dtype(dtype)
         self.path = Path(cache_dir) / identity.key
         self.ranges = part_ranges(identity.rows)
         self._check_manifest()
@@ -90,20 +90,21 @@ class FeatureFolder:
     def _manifest(self) -> dict[str, Any]:
         return {"format": _FORMAT, "model": self.model, **asdict(self.identity)}
 
-    def _file(self, part: int) -> Path:
+    def file(self, part: int) -> Path:
+        """The file of a part, whether it is there or not."""
         return self.path / f"part-{part:05d}.safetensors"
 
-    def write(self, part: int, features: np.ndarray) -> None:
-        """Write a part (rows, dim), float32. The file appears when it is complete."""
-        features = np.ascontiguousarray(features, dtype=np.float32)
+    def write(self, part: int, features: np.ndarray, **more: np.ndarray) -> None:
+        """Write a part (rows, dim), and more arrays of its rows by name. The file appears when it is complete."""
+        features = np.ascontiguousarray(features, dtype=self.dtype)
         metadata = {"key": self.identity.key, "part": str(part), "digest": _digest(features)}
-        with replaced_file(self._file(part)) as temporary:
+        with replaced_file(self.file(part)) as temporary:
             with usual_mode(temporary):
-                save_file({"features": features}, temporary, metadata=metadata)
+                save_file({"features": features, **more}, temporary, metadata=metadata)
 
     def read(self, part: int) -> np.ndarray | None:
-        """A part (rows, dim), float32; None if it is not there, or damaged, with a warning."""
-        path = self._file(part)
+        """A part (rows, dim); None if it is not there, or damaged, with a warning."""
+        path = self.file(part)
         if not path.is_file():
             return None
         try:
@@ -112,7 +113,7 @@ class FeatureFolder:
         except (SafetensorError, OSError, ValueError) as error:
             return _not_usable(path, f"it cannot be read: {error}")
         rows = len(self.ranges[part])
-        if features.ndim != 2 or len(features) != rows or features.dtype != np.float32:
+        if features.ndim != 2 or len(features) != rows or features.dtype != self.dtype:
             return _not_usable(path, f"it has shape {features.shape} and dtype {features.dtype}, not {rows} rows")
         if metadata.get("key") != self.identity.key or metadata.get("part") != str(part):
             return _not_usable(path, "it is of another cache, or another part of this one")

@@ -18,6 +18,8 @@ from ..utils.processes import SharedOutcome, accelerator_settings
 from ..utils.saved_states import check_kinds, kinds_of
 from ..utils.wording import counted
 from .class_prompts import read_class_prompts
+from .distillation import teach
+from .distillation_loss import with_teachers
 from .distributed import logit_scale_of
 from .freezing import count_parameters
 from .learning_rate_schedule import cosine_schedule
@@ -67,10 +69,12 @@ class Training:
         self.held_out = load_held_out(options, held_out, data, self.processor)
         self.clip = prepare_model(options, self.accelerator, model)
         self.patch_dropout = PatchDropout(self.clip, options.patch_dropout, self.num_steps, options.unmasked_share)
-        prompts = None
+        prompts, device = None, self.accelerator.device
         if options.loss == "classes":
             prompts = read_class_prompts(data, options.pair_options, self.processor)
-        self.pair_loss = build_pair_loss(options, self.clip, prompts).to(self.accelerator.device)
+        self.teachers, records = teach(options, self.loader, self.processor.image_processor, device)
+        pair_loss = build_pair_loss(options, self.clip, prompts)
+        self.pair_loss = with_teachers(options, pair_loss, records, self.clip).to(device)
         optimizer = build_optimizer(self.clip, options.optimizer_options, list(self.pair_loss.parameters()))
         if self.accelerator.is_main_process:
             check_plan(optimizer, self.num_steps, options.batch_size, options.max_steps)
@@ -168,6 +172,8 @@ class Training:
         seed_step(self.options.seed, step, self.accelerator.process_index)
         self.patch_dropout.start_step(step)
         skipped, noticed = batch.pop("skipped"), batch.pop("noticed")
+        if self.teachers is not None:
+            self.teachers.add_features(batch)
         device = self.accelerator.device
         tensors = {
             name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value

@@ -38,6 +38,7 @@ _STEPS = ("epochs", "min_steps", "max_steps", "batch_size", "keep_checkpoints", 
 _SIZES = ("grad_cache_chunk_size", "loss_chunk_size", "eval_rows", "max_image_pixels", "max_image_bytes", "resize_to")
 _POSITIVE = ("max_grad_norm", "eval_every", "max_image_seconds")
 _FRAMES = ("num_frames", "temporal_num_layers")
+_DISTILLATION = ("contrastive_weight", "distill_soft", "distill_features", "distill_interactive")
 _MAX_WORKERS = max(64, 2 * (os.cpu_count() or 1))  # thousands of processes stop a machine
 LOSSES = ("softmax", "sigmoid", "same_label", "soft_labels", "soft_texts", "classes")
 SOFT_LOSSES = ("same_label", "soft_labels", "soft_texts")
@@ -45,7 +46,11 @@ _SHARES = ("patch_dropout", "unmasked_share", "warmup_share", "eval_share", "lab
 # Options, what their values must meet unless they are None, and how a message says it.
 _RANGES = (
     ((*_STEPS, *_SIZES, *_FRAMES), lambda value: value >= 1, "at least 1"),
-    (("save_every", "warmup_steps", "target_scale", "short_caption_weight"), lambda value: value >= 0, "at least 0"),
+    (
+        ("save_every", "warmup_steps", "target_scale", "short_caption_weight", *_DISTILLATION),
+        lambda value: value >= 0,
+        "at least 0",
+    ),
     (("num_workers",), lambda value: 0 <= value <= _MAX_WORKERS, f"from 0 to {_MAX_WORKERS} on this machine"),
     (
         ("max_grad_norm", "eval_every", "max_image_seconds", "head_learning_rate_multiplier"),
@@ -70,6 +75,7 @@ class TrainingOptions(TrainingFields):
     def __post_init__(self):
         self._check_ranges()
         self._check_choices()
+        self._check_teachers()
         self.pair_options  # noqa: B018  (raises now what is wrong)
         self.image_options  # noqa: B018
         self.optimizer_options  # noqa: B018
@@ -151,6 +157,48 @@ class TrainingOptions(TrainingFields):
         if self.lora_rank is not None:
             require_extra("adapt", "`lora_rank`", "peft")
 
+    def _check_teachers(self) -> None:
+        if self.inherit_from is not None:
+            for name in ("model", "tokenizer"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"`inherit_from` makes a new model with the tokenizer of the larger one, and `{name}` is "
+                        f"{getattr(self, name)!r}: leave one of the two out."
+                    )
+        if not self.has_teachers:
+            given = [name for name in _DISTILLATION if getattr(self, name) != getattr(type(self), name)]
+            for name in [*given, *(["resize_for_teachers"] if self.resize_for_teachers else [])]:
+                raise ValueError(f"`{name}` belongs to a training with `teachers` or `teacher_features`: give one.")
+            return
+        if not any(getattr(self, name) for name in _DISTILLATION[1:]):
+            raise ValueError(
+                f"There are teachers, but {', '.join(f'`{name}`' for name in _DISTILLATION[1:])} are 0: nothing would "
+                "be learnt from them."
+            )
+        if self.loss == "classes":
+            raise ValueError(
+                "`loss` is classes, whose texts are of all classes, and teachers see pairs: leave one out."
+            )
+        for name in ("negative_column", "short_caption_column"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"`{name}` gives an image more texts, and teachers see one: leave one of the two out."
+                )
+        if self.num_frames is not None:
+            raise ValueError(
+                "Teachers see single pictures, and `num_frames` says that the data are films: leave out one."
+            )
+        if self.teacher_features is not None and self.streaming:
+            raise ValueError(
+                "`teacher_features` are found by the row, and streams have none: let the teachers run (`teachers`), "
+                "or leave `streaming` out."
+            )
+
+    @property
+    def has_teachers(self) -> bool:
+        """Whether the model learns from teachers, running or stored."""
+        return bool(self.teachers) or self.teacher_features is not None
+
     def _check_targets(self) -> None:
         """Check what belongs to some losses only."""
         if self.loss in SOFT_LOSSES:
@@ -218,7 +266,8 @@ class TrainingOptions(TrainingFields):
         )
         names = {known.name for known in fields(PairOptions)} & {known.name for known in fields(self)}
         values = {name: getattr(self, name) for name in names if name != "templates"}
-        values["keep_texts"] = self.loss == "soft_texts"
+        values["keep_crops"] = bool(self.teachers) and self.teacher_features is None
+        values["keep_texts"] = self.loss == "soft_texts" or values["keep_crops"]
         limits = ImageLimits(
             max_pixels=self.max_image_pixels, max_bytes=self.max_image_bytes, max_seconds=self.max_image_seconds
         )

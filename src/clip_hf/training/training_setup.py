@@ -42,6 +42,7 @@ from .held_out import HeldOutPairs
 from .low_rank import add_lora
 from .options import LOG_NAME, MAX_OPTIONS_BYTES, RECIPE_NAME, TrainingOptions
 from .video_models import as_video_model, as_video_processor
+from .weight_inheritance import inherit_weights
 
 
 # The multiplier and bias that Zhai et al. 2023 start from.
@@ -205,58 +206,80 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
         ValueError: if one of them cannot be used.
     """
     if options.model:
-        try:
-            model_class = ClipHFModel if options.num_frames is None else ClipHFVideoModel
-            model, processor = (each.from_pretrained(options.model) for each in (model_class, ClipHFProcessor))
-        except OSError as error:
-            if os.path.exists(options.model) or isinstance(error, FileNotFoundError):
-                raise
-            raise OSError(describe_not_found(options.model, error)) from error
-        except ValueError as error:
-            config, _ = PreTrainedConfig.get_config_dict(options.model)
-            if options.num_frames is None and config.get("model_type") == ClipHFVideoConfig.model_type:
-                raise ValueError(
-                    f"`model` {options.model} is a video model: give `num_frames` (its own: {config['num_frames']}) "
-                    "and films as data."
-                ) from error
-            raise
+        model, processor = _load_pretrained(options, options.model, "model")
         for name, value in options.image_options.items():
             setattr(processor.image_processor, name, value)
         return _for_films(options, model, processor)
+    return _for_films(options, *_build_new(options, data))
+
+
+def _load_pretrained(options: TrainingOptions, name: str, option: str) -> tuple[ClipHFModel, ClipHFProcessor]:
+    """A saved model and its processor, that of films where `num_frames` is given; `option` is the name's."""
+    is_video = options.num_frames is not None and option == "model"
+    try:
+        model_class = ClipHFVideoModel if is_video else ClipHFModel
+        return tuple(each.from_pretrained(name) for each in (model_class, ClipHFProcessor))
+    except OSError as error:
+        if os.path.exists(name) or isinstance(error, FileNotFoundError):
+            raise
+        raise OSError(describe_not_found(name, error)) from error
+    except ValueError as error:
+        config, _ = PreTrainedConfig.get_config_dict(name)
+        if not is_video and config.get("model_type") == ClipHFVideoConfig.model_type:
+            cure = f"give `num_frames` (its own: {config['num_frames']}) and films as data"
+            cure = cure if option == "model" else "inherit from a model of pictures"
+            raise ValueError(f"`{option}` {name} is a video model: {cure}.") from error
+        raise
+
+
+def _build_new(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipHFProcessor]:
+    """A model from scratch, or from a part of a larger one's weights, and its processor."""
     config = options.config
     if isinstance(config, str):  # a recipe may hold the arguments themselves
         config = ARCHITECTURES.get(config) or read_json(
             Path(config), what=f"The configuration {config}", max_bytes=MAX_OPTIONS_BYTES
         )
     config = _checked_config(copy.deepcopy(config), options.config)
-    context_length = config["text_config"].get("max_position_embeddings", 77)
-    if options.tokenizer == "openai":
-        tokenizer = ClipHFTokenizer.from_bpe_file(OPENAI_MERGES, context_length)
-    elif options.tokenizer:
-        try:
-            tokenizer = ClipHFTokenizer.from_pretrained(options.tokenizer)
-        except OSError as error:
-            raise OSError(
-                f"There is no tokenizer {options.tokenizer} that can be read; `tokenizer` is `openai`, a folder or a "
-                "repo on the hub. Without it, one is trained on the captions."
-            ) from error
+    larger, image_settings = None, {}
+    if options.inherit_from is not None:
+        larger, processor = _load_pretrained(options, options.inherit_from, "inherit_from")
+        tokenizer, image_settings = processor.tokenizer, processor.image_processor.to_dict()
+        tokenizer.model_max_length = config["text_config"].setdefault(
+            "max_position_embeddings", tokenizer.model_max_length
+        )
     else:
-        tokenizer = ClipHFTokenizer.train(_texts_of(options, data), options.vocab_size, context_length)
+        tokenizer = _build_tokenizer(options, config["text_config"].get("max_position_embeddings", 77), data)
     config["text_config"]["vocab_size"] = len(tokenizer)
     # A configuration that was saved with a model has the ids of that model's tokenizer.
     config["text_config"] |= {name: getattr(tokenizer, name) for name in _TOKEN_IDS}
     if options.loss == "sigmoid" and config.get("logit_bias_init_value") is None:
         config |= _SIGMOID
-    model = ClipHFModel(ClipHFConfig(**config))
-    size = model.config.vision_config.image_size
+    config = ClipHFConfig(**config)
+    model = ClipHFModel(config) if larger is None else inherit_weights(larger.float(), config)
+    size = config.vision_config.image_size
     if options.resize_to is not None and options.resize_to < size:
         raise ValueError(f"`resize_to` is {options.resize_to}; it must be at least {size}, the size of the crop.")
-    image_processor = ClipHFImageProcessor(
-        size={"shortest_edge": options.resize_to or size},
-        crop_size={"height": size, "width": size},
+    sizes = {
+        "size": {"shortest_edge": options.resize_to or size},
+        "crop_size": {"height": size, "width": size},
         **options.image_options,
-    )
-    return _for_films(options, model, ClipHFProcessor(image_processor, tokenizer))
+    }
+    return model, ClipHFProcessor(ClipHFImageProcessor.from_dict({**image_settings, **sizes}), tokenizer)
+
+
+def _build_tokenizer(options: TrainingOptions, context_length: int, data: Any) -> ClipHFTokenizer:
+    """The tokenizer of a new model: OpenAI's, a saved one, or one trained on the captions."""
+    if options.tokenizer == "openai":
+        return ClipHFTokenizer.from_bpe_file(OPENAI_MERGES, context_length)
+    if options.tokenizer:
+        try:
+            return ClipHFTokenizer.from_pretrained(options.tokenizer)
+        except OSError as error:
+            raise OSError(
+                f"There is no tokenizer {options.tokenizer} that can be read; `tokenizer` is `openai`, a folder or a "
+                "repo on the hub. Without it, one is trained on the captions."
+            ) from error
+    return ClipHFTokenizer.train(_texts_of(options, data), options.vocab_size, context_length)
 
 
 def _for_films(
