@@ -28,7 +28,7 @@ from bench_image_processor import print_machine
 from clip_hf.data import load_openmoji
 from clip_hf.embedding import EncodingOptions, load_dual_encoder
 from clip_hf.search import film_index, find_moments, refresh_film_index
-from clip_hf.search.moment_merging import EXTENT_SHARE
+from clip_hf.utils.moment_merging import EXTENT_SHARE
 from clip_hf.utils.terminal_tables import draw_table
 from clip_hf.video import describe_video, frame_times, read_frames, scene_cuts
 

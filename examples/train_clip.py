@@ -122,8 +122,7 @@ def train(options: argparse.Namespace) -> None:
 
     model.train().to(memory_format=torch.channels_last)
     if options.lora_rank:
-        # All else is frozen from here on, the logit scale too.
-        accelerator.print(add_lora(model, LoraOptions(rank=options.lora_rank)))
+        accelerator.print(add_lora(model, LoraOptions(rank=options.lora_rank)))  # all else is frozen
     optimizer = adamw_from_paper(model, options.learning_rate, options.weight_decay)
     schedule = cosine_schedule(optimizer, choose_warmup(options.warmup_steps, num_steps), num_steps)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -151,14 +150,18 @@ def train(options: argparse.Namespace) -> None:
         bar.set_postfix(loss=f"{mean_loss:.3f}", rate=f"{schedule.get_last_lr()[0]:.2g}", skipped=skipped)
 
     if accelerator.is_main_process:
-        if options.lora_rank:
-            # The adapter alone, for peft and `ClipHFModel.from_pretrained`; then the plain model with it merged.
-            save_adapter(clip, f"{options.output_dir}/adapter", options.model, processor)
-            clip = merge_lora(clip)
-        clip.save_pretrained(options.output_dir)
-        processor.save_pretrained(options.output_dir)
+        save(options, clip, processor)
         print(f"The model is in {options.output_dir}: `clip-hf evaluate {options.output_dir} --data ...` measures it.")
     accelerator.wait_for_everyone()
+
+
+def save(options: argparse.Namespace, clip: ClipHFModel, processor: ClipHFProcessor) -> None:
+    if options.lora_rank:
+        # The adapter alone, for peft and `ClipHFModel.from_pretrained`; then the plain model with it merged.
+        save_adapter(clip, f"{options.output_dir}/adapter", options.model, processor)
+        clip = merge_lora(clip)
+    clip.save_pretrained(options.output_dir)
+    processor.save_pretrained(options.output_dir)
 
 
 if __name__ == "__main__":

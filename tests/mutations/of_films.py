@@ -64,17 +64,17 @@ MUTATIONS = [
     ),
     Mutation(
         "frames count alike, however long they stay",
-        "search/moment_merging.py",
+        "utils/moment_merging.py",
         "upto = np.cumsum(seconds[order])",
         "upto = np.cumsum(np.ones(len(order)))",
-        "search/test_moment_merging.py",
+        "utils/test_moment_merging.py",
     ),
     Mutation(
         "moments go on over a gap",
-        "search/moment_merging.py",
+        "utils/moment_merging.py",
         "joined = np.append(False, starts[1:] - ends[:-1] <= _SAME_SECOND) & ~breaks",
         "joined = np.append(False, np.ones(len(starts) - 1, bool)) & ~breaks",
-        "search/test_moment_merging.py",
+        "utils/test_moment_merging.py",
     ),
     Mutation(
         "views share their features with other numbers of views",

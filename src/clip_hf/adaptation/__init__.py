@@ -7,6 +7,7 @@ from ..utils.extras import require_extra
 
 require_extra("adapt", "clip_hf.adaptation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
+from ..evaluation.tasks.measured_change import Change
 from ..training.weight_inheritance import inherit_weights
 from .adapt_options import AdaptOptions
 from .adapt_report import AdaptationReport, AdaptedSeed
@@ -14,7 +15,6 @@ from .adapting import adapt
 from .batch_norm import reestimate_batch_norm_
 from .interpolation import CurveOptions, CurvePoint, InterpolationCurve, MeasuredParts, draw_curve, load_measured_parts
 from .long_texts import stretch_context
-from .measuring_change import Change
 from .tower_training import TrainingSize, size_training
 from .weight_space import (
     GreedySoup,

@@ -9,25 +9,23 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..evaluation.registry.dataset_registry import get_dataset, registry_name
-from ..evaluation.registry.evaluation_data import (
+from ..evaluation import (
     CaptionedDataOptions,
     ClassificationData,
-    RetrievalData,
-    check_metric,
+    dataset_names,
+    get_dataset,
     load_classification,
     load_retrieval,
+    load_retrieval_splits,
     load_splits,
+    split_validation,
 )
-from ..evaluation.registry.evaluation_source import open_source
 from ..evaluation.tasks.few_shot import check_shots, draw_shots
 from ..evaluation.tasks.labelled_features import train_and_test
-from ..evaluation.tasks.linear_probe import split_validation
+from ..evaluation.tasks.measured_change import Data
 from ..utils.wording import counted
 from .adapt_options import AdaptOptions
 
-
-Data = ClassificationData | RetrievalData
 
 TEST_SHARE = 0.2
 """Share of the rows that is held out for the test where the data have no test part."""
@@ -112,8 +110,8 @@ class _NoLabels(ValueError):
 
 
 def _has_only_captions(source: Any) -> bool:
-    name = registry_name(str(source).partition("=")[0]) if isinstance(source, str) else None
-    return name is not None and get_dataset(name).tasks == ("retrieval",)
+    name = source.partition("=")[0].lower().replace("-", "_") if isinstance(source, str) else None
+    return name in dataset_names() and get_dataset(name).tasks == ("retrieval",)
 
 
 def _load_labels(options: AdaptOptions) -> AdaptationData:
@@ -139,7 +137,6 @@ def _load_labels(options: AdaptOptions) -> AdaptationData:
         parts = parts | {"train": whole.select(train_rows), "test": replace(whole.select(test_rows), split="test")}
         notes.append(_held_out_note(whole, len(test_rows)))
     parts = train_and_test(parts)
-    check_metric(parts["test"])
     return AdaptationData(parts["train"], parts["test"], parts.get("validation"), notes)
 
 
@@ -171,8 +168,7 @@ def _load_captions(options: AdaptOptions, check: bool = True) -> AdaptationData:
     captioned = CaptionedDataOptions(
         image_column=given.image_column, caption_column=options.caption_column, image_root=given.image_root
     )
-    names = open_source(options.data, "retrieval").parts()
-    parts = {name: load_retrieval(options.data, replace(captioned, split=part)) for name, part in names.items()}
+    parts = load_retrieval_splits(options.data, captioned)
     notes: list[str] = []
     if "train" not in parts:
         if len(parts) > 1 or "test" in parts:

@@ -12,7 +12,7 @@ from typing import Any
 from _clip_hf_cli.adapt import DEFAULT_RETAIN, METHODS, TOWER_METHODS
 
 from ..embedding.encoding_options import EncodingOptions
-from ..evaluation.registry.evaluation_data import ClassificationOptions
+from ..evaluation import ClassificationOptions
 from ..model.checks_clip_hf import did_you_mean
 
 

@@ -18,10 +18,10 @@ from ..evaluation.tasks.evaluation_result import (
     format_metric,
     points_text,
 )
+from ..evaluation.tasks.measured_change import Change
 from ..utils.figures import COLOURS, new_figure
 from ..utils.wording import HUB_TASKS, INTERVAL, counted
 from .adapt_options import AdaptOptions
-from .measuring_change import Change
 
 
 if TYPE_CHECKING:

@@ -5,15 +5,14 @@
 import time
 from pathlib import Path
 
-from ..evaluation.numerics.feature_heads import fit_head
-from ..evaluation.numerics.head_fitting import FeatureHead
+from ..evaluation import FeatureHead, fit_head
+from ..evaluation.tasks.measured_change import encode_data, figure_of_scores
 from ..model.modeling_clip_hf import ClipHFForImageClassification
 from ..model_card.card import ModelCardDetails
 from .adapt_data import Draw
 from .adapt_report import AdaptedSeed
 from .adapted_model import Adapted, Starting
 from .classifier_card import write_classifier_card
-from .measuring_change import encode_data, figure_of_scores
 
 
 class HeadMethod:

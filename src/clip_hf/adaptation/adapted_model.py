@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..embedding.dual_encoder import DualEncoder
+from ..evaluation.tasks.measured_change import Data, Figure, ZeroShot
 from ..model_card.card import ModelCardDetails
-from .adapt_data import AdaptationData, Data
+from .adapt_data import AdaptationData
 from .adapt_options import AdaptOptions
 from .adapt_report import AdaptedSeed
-from .measuring_change import Figure, ZeroShot
 
 
 @dataclass

@@ -12,13 +12,13 @@ from torch import nn
 
 from ..embedding.dual_encoder import DualEncoder
 from ..embedding.load_encoder import load_dual_encoder
+from ..evaluation.tasks.measured_change import measure_zero_shot
 from ..model_card.card import ModelCardDetails, write_model_card
 from .adapt_data import Draw
 from .adapt_folder import RUNS_FOLDER
 from .adapt_report import AdaptedSeed
 from .adapted_model import Adapted, Starting
 from .batch_norm import batch_norm_layers, reestimate_batch_norm_
-from .measuring_change import measure_zero_shot
 from .tower_training import count_trained, train_towers
 from .weight_space import interpolate_weights
 

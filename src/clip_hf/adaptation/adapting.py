@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..embedding.dual_encoder import DualEncoder
 from ..embedding.load_encoder import load_dual_encoder
 from ..evaluation.tasks.evaluation_result import chance_of
+from ..evaluation.tasks.measured_change import Change, measure_change, measure_zero_shot
 from ..evaluation.tasks.zero_shot import class_notes
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model_card.card import ModelCardDetails
@@ -26,7 +27,6 @@ from .adapt_report import AdaptationReport, advise, describe_changes
 from .adapted_heads import HeadMethod
 from .adapted_model import Adapted, Starting
 from .adapted_towers import TowerMethod
-from .measuring_change import Change, measure_change, measure_zero_shot
 
 
 logger = logging.get_logger(__name__)

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from safetensors import safe_open
 from torch import nn
 
-from ..evaluation.registry.evaluation_data import ClassificationData
+from ..evaluation import ClassificationData
 from ..model.zero_shot_clip_hf import prompts_for
 from ..training import TrainingOptions, train
 from ..training.trained_models import ADAPTER_FOLDER

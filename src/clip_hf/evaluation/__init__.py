@@ -42,6 +42,7 @@ from .registry.evaluation_data import (
     RetrievalData,
     load_classification,
     load_retrieval,
+    load_retrieval_splits,
     load_splits,
 )
 from .registry.moment_data import MomentData, load_moments
@@ -154,6 +155,7 @@ __all__ = [
     "load_moments",
     "load_results",
     "load_retrieval",
+    "load_retrieval_splits",
     "load_splits",
     "load_templates",
     "map_11point",

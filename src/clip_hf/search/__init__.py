@@ -7,6 +7,7 @@ from ..utils.extras import require_extra
 
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
+from ..utils.moment_merging import merge_moments
 from .approximate_index import ApproximateIndex, Effort, Recall
 from .background_texts import load_background_texts
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
@@ -21,7 +22,6 @@ from .index_places import default_index_folder
 from .index_sources import SourceIndex, open_source_index
 from .label_thresholds import LabelThreshold, LabelThresholds, fit_threshold
 from .labelled_samples import LabelledSample, read_labelled_sample
-from .moment_merging import merge_moments
 from .moments import FilmFrame, FoundMoment, Moment, MomentSearcher, find_moments
 from .near_duplicates import DuplicateGroup, find_near_duplicates
 from .no_match import NoMatch

@@ -15,8 +15,8 @@ from PIL import Image
 from ..embedding.dual_encoder import DualEncoder
 from ..model.video_opening_clip_hf import UnreadableVideo
 from ..model.video_reading_clip_hf import read_frames
+from ..utils.moment_merging import EXTENT_SHARE, find_spans
 from .embedding_index import EmbeddingIndex
-from .moment_merging import EXTENT_SHARE, find_spans
 from .search_results import Searcher, SearchHit, Source, plain_value
 
 

@@ -17,7 +17,7 @@ from clip_hf.evaluation import MomentOptions, SuiteOptions, compare_results, eva
 from clip_hf.evaluation.numerics.moment_metrics import first_moment_iou, moment_average_precisions
 from clip_hf.evaluation.registry.evaluation_data import CaptionedDataOptions
 from clip_hf.model.video_reading_clip_hf import ClipSampling, read_frames
-from clip_hf.search.moment_merging import merge_moments
+from clip_hf.utils.moment_merging import merge_moments
 from encoding_inputs import count_images, quiet
 from films import write_film
 from tiny_models import CAPTIONS, make_tiny_model

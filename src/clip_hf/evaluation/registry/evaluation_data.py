@@ -491,6 +491,29 @@ def load_retrieval(
     return RetrievalData(opened.name, data, image_column, captions, split, opened.location)
 
 
+def load_retrieval_splits(
+    source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
+    options: CaptionedDataOptions | None = None,
+) -> dict[str, RetrievalData]:
+    """Load all splits of images with their captions, as [`load_splits`] does those of labelled images.
+
+    Args:
+        source, options: As in [`load_retrieval`], without `split`; `limit` holds for each split.
+
+    Returns:
+        `dict[str, RetrievalData]`: the splits among `"train"`, `"validation"` and `"test"`; data without splits come
+        as `"all"`.
+
+    Raises:
+        ValueError: as [`load_retrieval`], and if `options.split` is given.
+    """
+    options = options or CaptionedDataOptions()
+    if options.split is not None:
+        raise ValueError(f"`split` is {options.split!r}, but all splits are loaded; leave it out.")
+    parts = open_source(source, "retrieval", find_media(options.media)).parts()
+    return {name: load_retrieval(source, replace(options, split=part)) for name, part in parts.items()}
+
+
 def _captions(data: datasets.Dataset, column: str | None, entry: RegistryEntry) -> list[list[str]]:
     """The captions of each row, in the chosen or registered column, or in `caption`."""
     if column is None and entry.caption_column in data.column_names:

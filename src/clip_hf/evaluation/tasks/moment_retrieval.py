@@ -17,8 +17,8 @@ from ...embedding.encoding_ahead import finish_skips, skip_examples
 from ...embedding.encoding_options import EncodingOptions
 from ...embedding.film_frames import FilmFrames, encode_film_frames, plan_frames
 from ...embedding.load_encoder import load_dual_encoder
-from ...search.moment_merging import merge_moments
 from ...utils.figures import COLOURS, new_figure
+from ...utils.moment_merging import merge_moments
 from ...utils.wording import HUB_TASKS, counted
 from ..numerics.bootstrap import bootstrap_mean_interval
 from ..numerics.moment_metrics import IOU_THRESHOLDS, first_moment_iou, moment_average_precisions, moment_row_values

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from clip_hf.search.moment_merging import merge_moments, typical_score
+from clip_hf.utils.moment_merging import merge_moments, typical_score
 
 
 def seconds(count):

@@ -5,9 +5,9 @@
 import numpy as np
 import pytest
 
-from clip_hf.adaptation.measuring_change import Change, Figure, figure_of_scores, measure_change
 from clip_hf.evaluation import bootstrap_mean_interval
 from clip_hf.evaluation.numerics.statistics import mean_of_rows
+from clip_hf.evaluation.tasks.measured_change import Change, Figure, figure_of_scores, measure_change
 
 
 def hits(values: list[int] | np.ndarray) -> Figure:

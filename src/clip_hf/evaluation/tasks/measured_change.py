@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..embedding.dual_encoder import DualEncoder
-from ..embedding.encoding_options import EncodingOptions
-from ..evaluation.numerics.bootstrap import resampled_interval
-from ..evaluation.numerics.metrics import classification_statistic
-from ..evaluation.numerics.statistics import Statistic, mean_of_rows
-from ..evaluation.registry.evaluation_data import ClassificationData
-from ..evaluation.tasks.labelled_features import encode_labelled
-from ..evaluation.tasks.retrieval import RetrievalOptions, evaluate_retrieval
-from ..evaluation.tasks.zero_shot import class_embeddings
-from .adapt_data import Data
+from ...embedding.dual_encoder import DualEncoder
+from ...embedding.encoding_options import EncodingOptions
+from ..numerics.bootstrap import resampled_interval
+from ..numerics.metrics import classification_statistic
+from ..numerics.statistics import Statistic, mean_of_rows
+from ..registry.evaluation_data import ClassificationData, RetrievalData
+from .labelled_features import encode_labelled
+from .retrieval import RetrievalOptions, evaluate_retrieval
+from .zero_shot import class_embeddings
 
 
+Data = ClassificationData | RetrievalData
 CONFIDENCE = 0.95
 _ROUNDING = 1e-12  # means of equal figures, summed up in another order
 
