@@ -472,10 +472,7 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
         Args:
             clip ([`ClipHFModel`]): Its vision tower and projection are shared, not copied.
             classifier (`torch.Tensor` of shape `(labels, projection_dim)`): What `build_text_classifier` returns.
-            labels (sequence of `str`): The classes' names.
-
-        Raises:
-            ValueError: if the shapes do not fit.
+            labels (sequence of `str`): The classes' names. ValueError if there are not as many as rows.
         """
         weights = {"classifier.weight": classifier * clip.logit_scale.detach().exp().to(classifier.device)}
         if clip.logit_bias is not None:
@@ -488,19 +485,14 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
 
         Args:
             clip, labels: As in [`from_text_classifier`].
-            head: Has `weight` (labels, projection_dim), `bias` (labels,) and `keys`: None, or a cache's (keys,
-                projection_dim), with `values` (labels, keys), `alpha` and `beta`.
-
-        Raises:
-            ValueError: if the shapes do not fit.
+            head (`FeatureHead`): Weights, and for a cache keys, values, `alpha` and `beta`.
         """
         weights = {"classifier.weight": head.weight, "classifier.bias": head.bias}
         num_keys = 0 if head.keys is None else len(head.keys)
         if num_keys:
             weights |= {"cache_keys.weight": head.beta * head.keys, "cache_values.weight": head.alpha * head.values}
+            weights["cache_keys.bias"] = [-head.beta] * num_keys
         weights = {name: torch.as_tensor(value) for name, value in weights.items()}
-        if num_keys:
-            weights["cache_keys.bias"] = torch.full((num_keys,), -float(head.beta))
         options = {"classifier_input": "embedding", "num_cache_keys": num_keys}
         return classifier_around(cls, clip, labels, cls._shared, weights, **options)
 
