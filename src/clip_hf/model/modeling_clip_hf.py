@@ -389,10 +389,7 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
 def classifier_around(
     cls: type, clip: ClipHFModel, labels: Sequence[str], parts: Sequence[str], weights: dict, **options: Any
 ) -> ClipHFPreTrainedModel:
-    """Build a classifier of class `cls` around `parts` of a CLIP, which are shared, with weights by name.
-
-    `options` are further fields of the config. Raises ValueError if the shapes or the kind of CLIP do not fit.
-    """
+    """Build a classifier around `parts` of a CLIP, which are shared, with weights by name and config options."""
     cls.config_class.check(clip.config, cls.__name__)
     classifier = weights["classifier.weight"]
     shape = (len(labels), clip.config.projection_dim)
@@ -426,8 +423,8 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
       transformers' `CLIPForImageClassification`, whose repos load; on a ResNet on the attention-pooled features;
     - `"embedding"`: it stands on the L2-normalised embedding, so that a zero-shot classifier can be its weights, see
       [`from_text_classifier`] and [`from_feature_head`];
-    - with `config.num_cache_keys` a Tip-Adapter cache is added to its logits, `alpha * values(exp(beta * keys(x) -
-      beta))` (Zhang et al. 2022); `alpha` and `beta` are multiplied into the weights.
+    - with `config.num_cache_keys` Tip-Adapter's cache adds to its logits (Zhang et al. 2022); alpha and beta are
+      multiplied into the weights.
     """
 
     main_input_name = "pixel_values"
