@@ -68,6 +68,7 @@ ONLY_SLOW = {
 }
 # Pages whose Python and commands take longest: many models, exports and trainings, which other tests run too.
 SLOW_PAGES = (
+    "docs/adapt/frozen_features.md",
     "docs/evaluation/few_shot.md",
     "docs/evaluation/linear_probe.md",
     "docs/evaluation/video.md",

@@ -389,10 +389,7 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
 def classifier_around(
     cls: type, clip: ClipHFModel, labels: Sequence[str], parts: Sequence[str], weights: dict, **options: Any
 ) -> ClipHFPreTrainedModel:
-    """Build a classifier of class `cls` around `parts` of a CLIP, which are shared, with weights by name.
-
-    `options` are further fields of the config. Raises ValueError if the shapes or the kind of CLIP do not fit.
-    """
+    """Build a classifier around `parts` of a CLIP, which are shared, with weights by name and config options."""
     cls.config_class.check(clip.config, cls.__name__)
     classifier = weights["classifier.weight"]
     shape = (len(labels), clip.config.projection_dim)
@@ -426,8 +423,8 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
       transformers' `CLIPForImageClassification`, whose repos load; on a ResNet on the attention-pooled features;
     - `"embedding"`: it stands on the L2-normalised embedding, so that a zero-shot classifier can be its weights, see
       [`from_text_classifier`] and [`from_feature_head`];
-    - with `config.num_cache_keys` a Tip-Adapter cache is added to its logits, `alpha * values(exp(beta * keys(x) -
-      beta))` (Zhang et al. 2022); `alpha` and `beta` are multiplied into the weights.
+    - with `config.num_cache_keys` Tip-Adapter's cache adds to its logits (Zhang et al. 2022); alpha and beta are
+      multiplied into the weights.
     """
 
     main_input_name = "pixel_values"
@@ -472,10 +469,7 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
         Args:
             clip ([`ClipHFModel`]): Its vision tower and projection are shared, not copied.
             classifier (`torch.Tensor` of shape `(labels, projection_dim)`): What `build_text_classifier` returns.
-            labels (sequence of `str`): The classes' names.
-
-        Raises:
-            ValueError: if the shapes do not fit.
+            labels (sequence of `str`): The classes' names. ValueError if there are not as many as rows.
         """
         weights = {"classifier.weight": classifier * clip.logit_scale.detach().exp().to(classifier.device)}
         if clip.logit_bias is not None:
@@ -488,19 +482,14 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
 
         Args:
             clip, labels: As in [`from_text_classifier`].
-            head: Has `weight` (labels, projection_dim), `bias` (labels,) and `keys`: None, or a cache's (keys,
-                projection_dim), with `values` (labels, keys), `alpha` and `beta`.
-
-        Raises:
-            ValueError: if the shapes do not fit.
+            head (`FeatureHead`): Weights, and for a cache keys, values, `alpha` and `beta`.
         """
         weights = {"classifier.weight": head.weight, "classifier.bias": head.bias}
         num_keys = 0 if head.keys is None else len(head.keys)
         if num_keys:
             weights |= {"cache_keys.weight": head.beta * head.keys, "cache_values.weight": head.alpha * head.values}
+            weights["cache_keys.bias"] = [-head.beta] * num_keys
         weights = {name: torch.as_tensor(value) for name, value in weights.items()}
-        if num_keys:
-            weights["cache_keys.bias"] = torch.full((num_keys,), -float(head.beta))
         options = {"classifier_input": "embedding", "num_cache_keys": num_keys}
         return classifier_around(cls, clip, labels, cls._shared, weights, **options)
 

@@ -10,7 +10,7 @@ INTERVAL = "interval_95"
 """Name of a figure's 95% interval, two numbers, in `EvalResult.metric_args`."""
 TASK_TITLES = {
     "adaptation": "Adaptation",
-    "adapters": "Heads on frozen features",
+    "adapters": "Adapter heads",
     "few_shot": "Few-shot classification",
     "label_probe": "Label probe",
     "linear_probe": "Linear probe",

@@ -1,0 +1,127 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`ClipHFForImageClassification` on the embedding: from texts, from fitted heads, saved, piped, trained."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Trainer, TrainingArguments, pipeline
+
+from clip_hf import ClipHFConfig, ClipHFForImageClassification, ClipHFModel
+from clip_hf.evaluation import HEAD_METHODS, fit_head
+from tiny_models import IMAGE_SIZE, make_tiny_model, tiny_config
+from without_clip_hf import run_without_clip_hf
+
+
+LABELS = ["red", "blue", "green"]
+
+
+@pytest.fixture(scope="module", params=["vit", "resnet"])
+def clip(request) -> ClipHFModel:
+    return make_tiny_model(request.param).double()
+
+
+def pixels(count: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator, dtype=torch.float64)
+
+
+def classifier_of(clip: ClipHFModel) -> torch.Tensor:
+    rows = torch.randn(len(LABELS), clip.config.projection_dim, generator=torch.Generator().manual_seed(3))
+    return torch.nn.functional.normalize(rows.double(), dim=-1)
+
+
+def fit(clip: ClipHFModel, method: str):
+    with torch.no_grad():
+        features, scale = clip.encode_image(pixels(6, 1)), float(clip.logit_scale.exp())
+    return fit_head(method, features, np.arange(6) % 3, classifier_of(clip), logit_scale=scale)
+
+
+def test_a_text_classifier_gives_the_zero_shot_logits(clip):
+    model = ClipHFForImageClassification.from_text_classifier(clip, classifier_of(clip), LABELS)
+    assert model.config.id2label == dict(enumerate(LABELS)) and model.config.classifier_input == "embedding"
+    assert model.vision_model is clip.vision_model and not model.training
+    with torch.no_grad():
+        expected = clip.logit_scale.exp() * clip.encode_image(pixels(4)) @ classifier_of(clip).T
+        torch.testing.assert_close(model(pixel_values=pixels(4)).logits, expected, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"has the shape \(3, \d+\); it must be \(2, \d+\): one row a label"):
+        ClipHFForImageClassification.from_text_classifier(clip, classifier_of(clip), LABELS[:2])
+
+
+@pytest.mark.parametrize("method", HEAD_METHODS)
+def test_a_fitted_head_as_a_model_is_the_head(clip, method, tmp_path):
+    head = fit(clip, method)
+    model = ClipHFForImageClassification.from_feature_head(clip, head, LABELS)
+    assert model.config.num_cache_keys == (6 if "tip" in method else 0)
+    with torch.no_grad():
+        expected = head.scores(clip.encode_image(pixels(4)))
+        np.testing.assert_allclose(model(pixel_values=pixels(4)).logits, expected, rtol=0, atol=1e-6)
+        model.save_pretrained(tmp_path)
+        again, info = ClipHFForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        torch.testing.assert_close(again(pixel_values=pixels(4)).logits, model(pixel_values=pixels(4)).logits)
+
+
+LOAD = """
+from PIL import Image
+from transformers import pipeline
+
+classify = pipeline("image-classification", model=repo, trust_remote_code=True, device="cpu")
+assert is_remote(classify.model)
+json.dump(classify(Image.open(f"{folder}/image.png")), open(f"{folder}/result.json", "w"))
+"""
+
+
+def test_a_pipeline_here_and_without_clip_hf(tiny_processor, tmp_path):
+    clip = make_tiny_model("vit")
+    model = ClipHFForImageClassification.from_feature_head(clip, fit(clip.double(), "tip"), LABELS).float()
+    model.save_pretrained(tmp_path / "repo")
+    tiny_processor.image_processor.save_pretrained(tmp_path / "repo")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)).save(
+        tmp_path / "image.png"
+    )
+    classify = pipeline("image-classification", model=str(tmp_path / "repo"), device="cpu")
+    expected = classify(Image.open(tmp_path / "image.png"))
+    assert {row["label"] for row in expected} == set(LABELS)
+    found = run_without_clip_hf(LOAD, tmp_path / "repo", tmp_path)
+    assert [row["label"] for row in found] == [row["label"] for row in expected]
+    assert [row["score"] for row in found] == pytest.approx([row["score"] for row in expected], abs=1e-5)
+    assert json.loads((tmp_path / "repo" / "config.json").read_text())["num_cache_keys"] == 6
+
+
+def test_a_whole_clip_loads_with_a_new_classifier(tmp_path):
+    make_tiny_model("vit").save_pretrained(tmp_path)
+    model, info = ClipHFForImageClassification.from_pretrained(
+        tmp_path, classifier_input="embedding", output_loading_info=True
+    )
+    assert set(info["missing_keys"]) == {"classifier.weight", "classifier.bias"} and not info["unexpected_keys"]
+    hidden, info = ClipHFForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert hidden.config.classifier_input == "hidden" and not hasattr(hidden, "visual_projection")
+    assert not info["unexpected_keys"]
+    assert model.classifier.in_features == model.config.projection_dim
+
+
+def test_trainer_lowers_the_loss(clip, tmp_path):
+    model = ClipHFForImageClassification.from_feature_head(clip, fit(clip, "tip"), LABELS).float()
+    rows = [{"pixel_values": image, "labels": (place + 1) % 3} for place, image in enumerate(pixels(6, 1).float())]
+    common = {"save_strategy": "no", "report_to": [], "use_cpu": True, "per_device_train_batch_size": 6}
+    arguments = TrainingArguments(str(tmp_path), max_steps=6, learning_rate=1e-3, **common)
+    before = model.cache_keys.weight.clone()
+    trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+    loss = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < loss and not torch.equal(before, model.cache_keys.weight)
+    clip.double()  # its tower is the model's
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"classifier_input": "pooled"}, {"num_cache_keys": 3}, {"num_cache_keys": -1, "classifier_input": "embedding"}],
+)
+def test_bad_configs(options):
+    with pytest.raises(ValueError, match="allowed are 'hidden' with 0 keys, and 'embedding' with 0 to"):
+        tiny_config("vit", **options)
+    assert ClipHFConfig().classifier_input == "hidden"
