@@ -20,7 +20,22 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NoReturn
 
-from . import classify, compare, convert, embed, env, evaluate, export, interpolate, search, serve, stretch, tag, train
+from . import (
+    classify,
+    compare,
+    convert,
+    embed,
+    env,
+    evaluate,
+    export,
+    interpolate,
+    search,
+    serve,
+    soup,
+    stretch,
+    tag,
+    train,
+)
 from .control_characters import escape_controls
 from .server_arguments import check_server_arguments
 
@@ -34,6 +49,7 @@ _COMMANDS = {
     "evaluate": (evaluate, "evaluate a model: zero-shot, retrieval, linear probe, few-shot, robustness"),
     "compare": (compare, "compare evaluated models side by side"),
     "interpolate": (interpolate, "find the best model between a CLIP and its fine-tuning (WiSE-FT)"),
+    "soup": (soup, "average several fine-tunings of a CLIP (model soups)"),
     "stretch": (stretch, "give a CLIP positions for longer texts (Long-CLIP)"),
     "embed": (embed, "embed any number of images and captions into a folder, and go on after any interruption"),
     "search": (search, "find pictures or texts by text and by picture, and near-duplicates"),
