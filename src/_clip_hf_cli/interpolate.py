@@ -10,9 +10,9 @@ BATCH_NORM = ("interpolate", "reestimate")
 PICKS = ("both", "task")
 _EPILOG = """\
 examples:
-  clip-hf interpolate openai/clip-vit-base-patch32 finetuned --data my_photos --shift cifar100=path/to/cifar100 -o best
+  clip-hf interpolate openai/clip-vit-base-patch32 finetuned --data my_photos --shift pets=path/to/pets -o best
   clip-hf interpolate outputs/demo/vit/last finetuned --data openmoji_lines --shift openmoji     offline
-  clip-hf interpolate rn50 finetuned --data my_photos --shift cifar100=path --batch-norm reestimate
+  clip-hf interpolate rn50 finetuned --data my_photos --shift pets=path/to/pets --batch-norm reestimate
   clip-hf interpolate openai/clip-vit-base-patch32 finetuned --alpha 0.5 -o half                  without measuring
 """
 

@@ -201,3 +201,19 @@ def test_one_alpha_needs_no_data(folders, tmp_path, capsys):
     ):
         assert main([*line, "--overwrite", *more]) == 1
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tower", ["vit"])
+def test_soups_keep_what_does_no_harm(folders, data_folders, tmp_path, capsys):
+    line = ["soup", *map(str, folders), "-o", str(tmp_path / "soup"), *data_folders[:2], "--resamples", "5"]
+    assert main(line) == 0
+    out = capsys.readouterr().out
+    assert "kept" in out and "the validation part" in out and "95% interval" in out
+    assert "greedy soup" in (tmp_path / "soup" / "README.md").read_text()
+    ClipHFModel.from_pretrained(tmp_path / "soup")
+    assert main(["soup", *map(str, folders), "-o", str(tmp_path / "all"), "--method", "uniform"]) == 0
+    scales = [ClipHFModel.from_pretrained(folder).logit_scale.item() for folder in (*folders, tmp_path / "all")]
+    assert math.isclose(scales[2], (scales[0] + scales[1]) / 2, rel_tol=1e-6)
+    for wrong, message in ((["soup", "a", "-o", "x"], "two or more"), (["soup", "a", "b", "-o", "x"], "give --data")):
+        assert main(wrong) == 1
+        assert message in capsys.readouterr().err

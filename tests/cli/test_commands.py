@@ -13,8 +13,10 @@ import pytest
 import _clip_hf_cli.convert
 import _clip_hf_cli.embed
 import _clip_hf_cli.evaluate
+import _clip_hf_cli.interpolate
 import _clip_hf_cli.search
 from clip_hf import ImageLimits
+from clip_hf.adaptation import interpolation
 from clip_hf.checkpoints import FORMATS, TOWERS
 from clip_hf.cli import evaluate as cli_evaluate
 from clip_hf.cli import main
@@ -33,7 +35,7 @@ from clip_hf.utils.extras import MissingExtra
 
 
 COMMANDS = (
-    *("classify", "convert", "train", "adapt", "evaluate", "compare", "interpolate", "stretch"),
+    *("classify", "convert", "train", "adapt", "evaluate", "compare", "interpolate", "soup", "stretch"),
     *("embed", "search", "export", "env", "serve"),
 )
 
@@ -102,6 +104,7 @@ COMMAND_LINES = {
     "evaluate": ["m"],
     "compare": ["a", "b"],
     "interpolate": ["a", "b"],
+    "soup": ["a", "b", "-o", "soup"],
     "stretch": ["m", "-o", "long"],
     "embed": ["m", "source", "destination"],
     "search": ["photos"],
@@ -236,6 +239,8 @@ def test_the_choices_are_those_of_the_library():
     assert ImageLimits(**limits) == DEFAULT_LIMITS
     assert _clip_hf_cli.evaluate.HIGH_BIT_DEPTH == HIGH_BIT_DEPTH
     assert _clip_hf_cli.evaluate.MAX_SKIPPED_SHARE == EncodingOptions().max_skipped_share
+    assert _clip_hf_cli.interpolate.BATCH_NORM == interpolation.BATCH_NORM
+    assert _clip_hf_cli.interpolate.PICKS == interpolation.PICKS
     assert _clip_hf_cli.embed.FILE_FORMATS == FILE_FORMATS
     assert _clip_hf_cli.embed.FILE_DTYPES == DTYPES
     assert _clip_hf_cli.embed.ROWS_PER_PART == EmbeddingOptions().rows_per_part

@@ -363,6 +363,14 @@ def _batches(
         yield encoder.prepare(images)["pixel_values"]
 
 
+def measure(
+    encoder: DualEncoder, data: ClassificationData, options: CurveOptions
+) -> tuple[float, tuple[float, float]]:
+    """The headline figure of a zero-shot classification, 0 to 1, and its 95% interval."""
+    templates = load_templates(data.templates)
+    return _score(encoder, data, class_embeddings(encoder, data.class_names, templates, options.encoding), options)
+
+
 def _score(
     encoder: DualEncoder, data: ClassificationData, classifier: np.ndarray, options: CurveOptions
 ) -> tuple[float, tuple[float, float]]:
