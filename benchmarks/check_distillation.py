@@ -3,9 +3,9 @@
 """What a teacher and a larger model's weights give a student: the demo's ViT and a student of a fifth of its size.
 
 `examples/recipes/distill.yaml` on OpenMoji's drawings, the same steps for every row, once for each seed: with and
-without the teacher, from random weights and from a part of the teacher's. Top-1 is that of the 300 held-out drawings among the
-names of all drawings. The difference to the student alone has a 95% interval over the drawings, and its range over the
-seeds. Then the time of a step with the running teacher and with its stored features.
+without the teacher, from random weights and from a part of the teacher's. Top-1 is that of the 300 held-out drawings
+among the names of all drawings. The difference to the student alone has a 95% interval over the drawings, and its
+range over the seeds. Then the time of a step with the running teacher and with its stored features.
 
 About ten minutes on two quiet cores; `make demo` trains the teacher. `--seeds 1 --epochs 1` shows that it runs.
 """
