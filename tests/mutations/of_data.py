@@ -228,14 +228,14 @@ MUTATIONS = [
     Mutation(
         "ids of texts differ by case",
         "data/texts.py",
-        "stable_id(*(value.strip().lower() for value in values.values()))",
-        "stable_id(*(value.strip() for value in values.values()))",
+        "stable_id(*(value.strip().lower() for value in self.values.values()))",
+        "stable_id(*(value.strip() for value in self.values.values()))",
         "data/test_image_text.py -m 'not slow'",
     ),
     Mutation(
         "ids depend on the template",
         "data/texts.py",
-        "stable_id(*(value.strip().lower() for value in values.values()))",
+        "stable_id(*(value.strip().lower() for value in self.values.values()))",
         "stable_id(template, *(value.strip().lower() for value in values.values()))",
         "data/test_image_text.py -m 'not slow'",
     ),
