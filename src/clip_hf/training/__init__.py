@@ -8,6 +8,8 @@ from ..utils.extras import require_extra
 require_extra("train", "clip_hf.training", "accelerate", "datasets", "filelock", "fsspec", "pyarrow", "yaml")
 
 from ..utils.processes import check_launch
+from .distillation import store_for_training
+from .distillation_loss import DistillationLoss, DistillationWeights, feature_loss, interactive_loss
 from .distributed import (
     check_processes_agree,
     logit_bias_of,
@@ -45,6 +47,8 @@ from .pair_losses import (
 from .planning import describe_plan, fit_batch_size
 from .soft_target_loss import SoftTargets, soft_target_loss
 from .stop_signal import StopSignal
+from .teacher_features import StoredFeatures, store_features
+from .teachers import TeacherRecord, Teachers, load_teachers
 from .trained_models import describe_training, push_model, save_model
 from .training_checkpoints import Checkpoints, Restored
 from .training_figure import plot_training
@@ -61,6 +65,8 @@ __all__ = [
     "AveragedWeights",
     "Checkpoints",
     "ContrastiveObjective",
+    "DistillationLoss",
+    "DistillationWeights",
     "GradCache",
     "HeldOutPairs",
     "LOG_NAME",
@@ -77,6 +83,9 @@ __all__ = [
     "SoftTextLoss",
     "SoftmaxLoss",
     "StopSignal",
+    "StoredFeatures",
+    "TeacherRecord",
+    "Teachers",
     "TextSetLoss",
     "Training",
     "TrainingDiverged",
@@ -95,9 +104,12 @@ __all__ = [
     "count_parameters",
     "describe_plan",
     "describe_training",
+    "feature_loss",
     "fit_batch_size",
     "freeze",
+    "interactive_loss",
     "load_adapter",
+    "load_teachers",
     "load_training_data",
     "logit_bias_of",
     "logit_scale_of",
@@ -112,6 +124,8 @@ __all__ = [
     "save_adapter",
     "save_model",
     "soft_target_loss",
+    "store_features",
+    "store_for_training",
     "sync_batch_norm",
     "train",
 ]

@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Losses that a student learns from its teachers' features with.
 
-Yang et al. 2024, "CLIP-KD: An Empirical Study of CLIP Model Distillation", sections 3.3 to 3.5: contrastive relational
-distillation, feature distillation and interactive contrastive learning.
+Yang et al. 2024, "CLIP-KD: An Empirical Study of CLIP Model Distillation": contrastive relational distillation,
+feature distillation and interactive contrastive learning.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,11 +31,11 @@ class DistillationWeights:
 
     Args:
         contrastive (`float`, *optional*, defaults to 1.0): Of the loss without a teacher. MobileCLIP's small models
-            have 0 (Vasu et al. 2024, section 4.2), CLIP-KD 1.
+            have 0 (Vasu et al. 2024), CLIP-KD 1.
         soft (`float`, *optional*, defaults to 1.0): Of [`soft_target_loss`] with the teachers' similarities; CLIP-KD's
             and TinyCLIP's 1.
-        features (`float`, *optional*, defaults to 0.0): Of [`feature_loss`]; CLIP-KD's 2000.
-        interactive (`float`, *optional*, defaults to 0.0): Of [`interactive_loss`]; CLIP-KD's 1.
+        features (`float`, *optional*, defaults to 2000.0): Of [`feature_loss`]; CLIP-KD's 2000.
+        interactive (`float`, *optional*, defaults to 1.0): Of [`interactive_loss`]; CLIP-KD's 1.
 
     Raises:
         ValueError: if a factor is negative, or all are 0.
@@ -43,8 +43,8 @@ class DistillationWeights:
 
     contrastive: float = 1.0
     soft: float = 1.0
-    features: float = 0.0
-    interactive: float = 0.0
+    features: float = 2000.0
+    interactive: float = 1.0
 
     def __post_init__(self):
         for name, value in vars(self).items():

@@ -144,6 +144,8 @@ def describe_plan(
     if isinstance(model, ClipHFVideoModel):
         size += f"; clips of {counted(model.config.num_frames, 'frame')}, temporal head {model.config.temporal_head}"
     what = f"Training a new model from scratch ({size}); `config` makes another, `model` starts from a trained one."
+    if options.inherit_from is not None:
+        what = f"Training a new model ({size}) that starts from a part of {options.inherit_from}."
     if options.model:
         what = f"Fine-tuning {options.model} ({size})."
     pairs = "a stream of pairs" if num_pairs is None else f"{num_pairs:,} pairs"
@@ -154,8 +156,11 @@ def describe_plan(
     rise = f"{counted(options.warmup_steps_of(num_steps), 'step')} of warm-up"
     if options.ema_decay is not None:
         rise += f"; the weights' average holds {averaged_share(options, num_steps):.0%} of what they move"
+    teachers = ", ".join(options.teachers)
+    if options.teacher_features is not None:
+        teachers = f"the features in {options.teacher_features}"
     return (
-        f"{what}\n"
+        f"{what}{f' Teachers: {teachers}.' if teachers else ''}\n"
         f"Data: {pairs} from {', '.join(options.dataset)}. Held out: {held}.\n"
         f"Plan: {steps}; learning rate up to {options.learning_rate:g} after {rise}. Results: "
         f"{options.output_dir}."

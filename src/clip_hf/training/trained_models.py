@@ -44,6 +44,8 @@ _CARD_SETTINGS = (
     "loss",
     "label_smoothing",
     "target_scale",
+    "inherit_from",
+    "teachers",
     "num_frames",
     "temporal_head",
     "head_learning_rate_multiplier",
@@ -87,6 +89,8 @@ def describe_training(
     if held_out is not None:
         settings["held_out_pairs"] = held_out.summary()
     settings |= {name: getattr(options, name) for name in _CARD_SETTINGS}
+    settings["teachers"] = list(map(public_name, options.teachers))
+    settings["inherit_from"] = options.inherit_from and public_name(options.inherit_from)
     if isinstance(config, ClipHFVideoConfig):
         settings["temporal_head"] = config.temporal_head
     else:
