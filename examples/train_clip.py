@@ -93,8 +93,7 @@ def choose_warmup(warmup_steps: int | None, num_steps: int) -> int:
 
 
 def train(options: argparse.Namespace) -> None:
-    # Without a GPU, Accelerate finds the other processes only if it is told to use the CPU.
-    cpu = options.cpu or not torch.accelerator.is_available()
+    cpu = options.cpu or not torch.accelerator.is_available()  # told to use it, Accelerate finds the other processes
     accelerator = Accelerator(cpu=cpu, mixed_precision=options.mixed_precision)
     check_launch(accelerator)  # processes that do not know each other would train a model each
     set_seed(options.seed)
