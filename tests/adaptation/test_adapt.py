@@ -95,6 +95,17 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+def test_classes_are_learned_by_few_or_all_weights(method, model, tmp_path, undrawn_plots):
+    report = adapted(model, tmp_path / "o", method=method, shots=4, steps=3, learning_rate=0.01, crop_scale=(0.5, 1))
+    (one,) = report.seeds
+    assert 0 < one.trained <= one.parameters and (one.trained < one.parameters / 20) == (method == "lora")
+    before, after = weights(model), weights(report.model_folder)
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert "text_model.encoder.layers.0.self_attn.q_proj.weight" in changed and before.keys() == after.keys()
+    assert ("logit_scale" in changed) == (method == "full")
+
+
 @pytest.mark.slow
 def test_weights_in_between(model, tmp_path, undrawn_plots):
     half = adapted(model, tmp_path / "half", method="flyp", shots=4, steps=3, learning_rate=0.01, wise=0.5)

@@ -175,7 +175,12 @@ def load_teachers(
     resize: bool = False,
     device: str | torch.device | None = None,
 ) -> Teachers:
-    """Load teachers by name, see [`load_dual_encoder`]; arguments and errors as in [`Teachers`].
+    """Load teachers by name; errors as in [`Teachers`] too.
+
+    Args:
+        names (`Sequence[str]`): Folders, files or hub names, see [`load_dual_encoder`].
+        image_processor, resize: As in [`Teachers`].
+        device (`str` or `torch.device`, *optional*): Where they run.
 
     Raises:
         OSError, ValueError, TypeError, ImportError: if one cannot be loaded or is no dual encoder; the message names
