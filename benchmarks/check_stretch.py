@@ -45,8 +45,11 @@ FOURS = 4  # test pictures that share their first three drawings
 
 def describe(names: list[str]) -> str:
     """A long caption: a clause for each drawing, in the order of `PLACES`."""
-    clauses = [f"the drawing at the {place} of the picture is {name}" for place, name in zip(PLACES, names)]
-    return f"four drawings in one picture: {'; '.join(clauses)}"
+    clauses = [
+        f"and the drawing in the part of this picture at the {place} side is of {name}"
+        for place, name in zip(PLACES, names)
+    ]
+    return f"these are four drawings in one picture: {'; '.join(clauses)}"
 
 
 def choose_pictures(num_train: int, num_groups: int, seed: int) -> dict[str, list[tuple[int, ...]]]:

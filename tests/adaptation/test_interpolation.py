@@ -57,14 +57,15 @@ def test_alpha_is_never_chosen_on_the_rows_of_the_figures(data):
     assert (parts.test.split, parts.validation.split) == ("test", "validation")
     assert "the validation part" in parts.chosen_on
     parts = load_measured_parts(shift, 0.25)
-    assert (len(parts.test), len(parts.validation), len(parts.train)) == (20, 5, 20)
+    assert (len(parts.test), len(parts.validation), len(parts.train)) == (20, 6, 20)
+    assert not parts.validation.empty_classes
     assert parts.validation.split == "train" and "25% of the training part" in parts.chosen_on
     parts = load_measured_parts({"all": shift["train"]}, 0.25, seed=1)
     widths = [
         {image.width for image in each.data.cast_column("image", datasets.Image())["image"]}
         for each in (parts.test, parts.validation)
     ]
-    assert len(widths[0]) == 15 and len(widths[1]) == 5 and not widths[0] & widths[1]
+    assert len(widths[0]) == 14 and len(widths[1]) == 6 and not widths[0] & widths[1]
     with pytest.raises(ValueError, match="has the part test only. Alpha is chosen on validation rows, never"):
         load_measured_parts({"test": task["test"]}, 0.25)
     with pytest.raises(ValueError, match="too few to choose on some"):

@@ -50,7 +50,7 @@ def stopped(capsys, *arguments: str) -> tuple[int, str, str]:
 def test_help_lists_every_command(capsys):
     status, out, _ = stopped(capsys, "--help")
     assert status == 0
-    assert all(f"\n    {name} " in out for name in COMMANDS)
+    assert all(re.search(rf"\n    {name}\s", out) for name in COMMANDS)
 
 
 def test_the_command_alone_prints_the_help(capsys):

@@ -243,11 +243,20 @@ def load_measured_parts(
 
 
 def _share_of(data: ClassificationData, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the share and the other ones. Each class of several images has at least one in the share, because some
+    metrics are means over the classes.
+    """
     order = np.random.default_rng(seed).permutation(len(data))
-    count = max(1, round(share * len(data)))
-    if count == len(data):
+    groups = [order]
+    if not data.is_multi_label:
+        labels, counts = data.targets[order], data.class_counts
+        groups = [order[labels == label] for label in np.nonzero(counts > 1)[0]]
+        groups.append(order[counts[labels] == 1])
+    chosen = np.concatenate([group[: max(1, round(share * len(group)))] for group in groups])
+    others = np.setdiff1d(order, chosen)
+    if not len(others):
         raise ValueError(f"{data.name} has {counted(len(data), 'row')}: too few to choose on some and measure others.")
-    return np.sort(order[:count]), np.sort(order[count:])
+    return np.sort(chosen), others
 
 
 def draw_curve(
