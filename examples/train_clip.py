@@ -35,16 +35,8 @@ from clip_hf import (
     contrastive_loss,
 )
 from clip_hf.data import PairLoader, PairOptions, iter_texts, load_pairs
-from clip_hf.training import (
-    LoraOptions,
-    adamw_from_paper,
-    add_lora,
-    check_launch,
-    clamp_logit_scale_,
-    cosine_schedule,
-    merge_lora,
-    save_adapter,
-)
+from clip_hf.training import adamw_from_paper, check_launch, clamp_logit_scale_, cosine_schedule
+from clip_hf.training.low_rank import LoraOptions, add_lora, merge_lora, save_adapter
 from clip_hf.utils.failures import reported_failures
 
 
@@ -121,8 +113,7 @@ def train(options: argparse.Namespace) -> None:
     )
 
     model.train().to(memory_format=torch.channels_last)
-    if options.lora_rank:
-        # All else is frozen from here on, the logit scale too.
+    if options.lora_rank:  # all else is frozen from here on, the logit scale too
         accelerator.print(add_lora(model, LoraOptions(rank=options.lora_rank)))
     optimizer = adamw_from_paper(model, options.learning_rate, options.weight_decay)
     schedule = cosine_schedule(optimizer, choose_warmup(options.warmup_steps, num_steps), num_steps)
@@ -151,8 +142,7 @@ def train(options: argparse.Namespace) -> None:
         bar.set_postfix(loss=f"{mean_loss:.3f}", rate=f"{schedule.get_last_lr()[0]:.2g}", skipped=skipped)
 
     if accelerator.is_main_process:
-        if options.lora_rank:
-            # The adapter alone, for peft and `ClipHFModel.from_pretrained`; then the plain model with it merged.
+        if options.lora_rank:  # the adapter alone; the plain model gets it merged
             save_adapter(clip, f"{options.output_dir}/adapter", options.model, processor)
             clip = merge_lora(clip)
         clip.save_pretrained(options.output_dir)
