@@ -106,7 +106,7 @@ def run(way: str, seed: int, folder: Path, options: argparse.Namespace) -> tuple
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("outputs/demo/vit/last"), help="the model to go on with")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--target_scale", type=float, default=20.0, help="of the soft labels")
