@@ -175,11 +175,19 @@ def load_teachers(
     resize: bool = False,
     device: str | torch.device | None = None,
 ) -> Teachers:
-    """Load teachers by name, see [`load_dual_encoder`]; arguments and errors as in [`Teachers`].
+    """Load teachers by name.
+
+    Args:
+        names (`Sequence[str]`): What [`load_dual_encoder`] takes: names, folders and files of CLIPs of any library.
+        image_processor, resize: As in [`Teachers`].
+        device (`str` or `torch.device`, *optional*): Where to put them; by default an accelerator, if there is one.
+
+    Returns:
+        [`Teachers`]: them all.
 
     Raises:
         OSError, ValueError, TypeError, ImportError: if one cannot be loaded or is no dual encoder; the message names
-            it.
+            it. ValueError too as in [`Teachers`].
     """
     encoders = []
     for name in names:
