@@ -11,10 +11,10 @@ equal steps, order, crops and learning rate:
   of each other;
 - short captions: the base alone, without its tones, in a loss of its own beside the whole name.
 
-The 300 drawings of the test part are compositions that training never saw; their names may have been negatives of other
-drawings. "tone" is the share with one tone for which the right name has the highest cosine among the names with the
-five tones; "base" that for which a name of the right base has the highest cosine among all names; "top-1" the share of
-right names among all. The settings were not tuned.
+The 300 drawings of the test part are compositions that training never saw; their names may have been negatives of
+other drawings. "tone" is the share with one tone for which the right name has the highest cosine among the names with
+the five tones; "base" that for which a name of the right base has the highest cosine among all names; "top-1" the
+share of right names among all. The settings were not tuned.
 
 All defaults take less than 5 minutes on two quiet cores; `--steps 4 --seeds 1` is a short form.
 """

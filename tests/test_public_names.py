@@ -82,6 +82,7 @@ PUBLIC_NAMES = {
         "ImageTextStream",
         "MixedStream",
         "OPENMOJI_TEMPLATES",
+        "PairExtras",
         "PairLoader",
         "PairOptions",
         "QueryBalance",

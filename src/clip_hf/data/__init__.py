@@ -22,6 +22,7 @@ from .openmoji import (
     load_openmoji,
     split_emoji_name,
 )
+from .pair_extras import PairExtras
 from .pair_loader import PairLoader, iter_texts
 from .pair_options import PairOptions
 from .placed_drawings import load_placed_drawings
@@ -38,6 +39,7 @@ __all__ = [
     "ImageTextStream",
     "MixedStream",
     "OPENMOJI_TEMPLATES",
+    "PairExtras",
     "PairLoader",
     "PairOptions",
     "QueryBalance",
