@@ -175,16 +175,19 @@ def load_teachers(
     resize: bool = False,
     device: str | torch.device | None = None,
 ) -> Teachers:
-    """Load teachers by name; errors as in [`Teachers`] too.
+    """Load teachers by name.
 
     Args:
-        names (`Sequence[str]`): Folders, files or hub names, see [`load_dual_encoder`].
+        names (`Sequence[str]`): What [`load_dual_encoder`] takes: names, folders and files of CLIPs of any library.
         image_processor, resize: As in [`Teachers`].
-        device (`str` or `torch.device`, *optional*): Where they run.
+        device (`str` or `torch.device`, *optional*): Where to put them; by default an accelerator, if there is one.
+
+    Returns:
+        [`Teachers`]: them all.
 
     Raises:
         OSError, ValueError, TypeError, ImportError: if one cannot be loaded or is no dual encoder; the message names
-            it.
+            it. ValueError too as in [`Teachers`].
     """
     encoders = []
     for name in names:
