@@ -84,6 +84,15 @@ def choose_warmup(warmup_steps: int | None, num_steps: int) -> int:
     return min(math.ceil(0.1 * num_steps), num_steps - 1) if warmup_steps is None else warmup_steps
 
 
+def save(clip: ClipHFModel, processor: ClipHFProcessor, options: argparse.Namespace) -> None:
+    if options.lora_rank:  # the adapter alone; the plain model gets it merged
+        save_adapter(clip, f"{options.output_dir}/adapter", options.model, processor)
+        clip = merge_lora(clip)
+    clip.save_pretrained(options.output_dir)
+    processor.save_pretrained(options.output_dir)
+    print(f"The model is in {options.output_dir}: `clip-hf evaluate {options.output_dir} --data ...` measures it.")
+
+
 def train(options: argparse.Namespace) -> None:
     # Without a GPU, Accelerate finds the other processes only if it is told to use the CPU.
     cpu = options.cpu or not torch.accelerator.is_available()
@@ -142,12 +151,7 @@ def train(options: argparse.Namespace) -> None:
         bar.set_postfix(loss=f"{mean_loss:.3f}", rate=f"{schedule.get_last_lr()[0]:.2g}", skipped=skipped)
 
     if accelerator.is_main_process:
-        if options.lora_rank:  # the adapter alone; the plain model gets it merged
-            save_adapter(clip, f"{options.output_dir}/adapter", options.model, processor)
-            clip = merge_lora(clip)
-        clip.save_pretrained(options.output_dir)
-        processor.save_pretrained(options.output_dir)
-        print(f"The model is in {options.output_dir}: `clip-hf evaluate {options.output_dir} --data ...` measures it.")
+        save(clip, processor, options)
     accelerator.wait_for_everyone()
 
 
