@@ -35,16 +35,8 @@ from clip_hf import (
     contrastive_loss,
 )
 from clip_hf.data import PairLoader, PairOptions, iter_texts, load_pairs
-from clip_hf.training import (
-    LoraOptions,
-    adamw_from_paper,
-    add_lora,
-    check_launch,
-    clamp_logit_scale_,
-    cosine_schedule,
-    merge_lora,
-    save_adapter,
-)
+from clip_hf.training import adamw_from_paper, check_launch, clamp_logit_scale_, cosine_schedule
+from clip_hf.training.low_rank import LoraOptions, add_lora, merge_lora, save_adapter
 from clip_hf.utils.failures import reported_failures
 
 
@@ -92,8 +84,18 @@ def choose_warmup(warmup_steps: int | None, num_steps: int) -> int:
     return min(math.ceil(0.1 * num_steps), num_steps - 1) if warmup_steps is None else warmup_steps
 
 
+def save(clip: ClipHFModel, processor: ClipHFProcessor, options: argparse.Namespace) -> None:
+    if options.lora_rank:  # the adapter alone; the plain model gets it merged
+        save_adapter(clip, f"{options.output_dir}/adapter", options.model, processor)
+        clip = merge_lora(clip)
+    clip.save_pretrained(options.output_dir)
+    processor.save_pretrained(options.output_dir)
+    print(f"The model is in {options.output_dir}: `clip-hf evaluate {options.output_dir} --data ...` measures it.")
+
+
 def train(options: argparse.Namespace) -> None:
-    cpu = options.cpu or not torch.accelerator.is_available()  # told to use it, Accelerate finds the other processes
+    # Without a GPU, Accelerate finds the other processes only if it is told to use the CPU.
+    cpu = options.cpu or not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=cpu, mixed_precision=options.mixed_precision)
     check_launch(accelerator)  # processes that do not know each other would train a model each
     set_seed(options.seed)
@@ -120,8 +122,8 @@ def train(options: argparse.Namespace) -> None:
     )
 
     model.train().to(memory_format=torch.channels_last)
-    if options.lora_rank:
-        accelerator.print(add_lora(model, LoraOptions(rank=options.lora_rank)))  # all else is frozen
+    if options.lora_rank:  # all else is frozen from here on, the logit scale too
+        accelerator.print(add_lora(model, LoraOptions(rank=options.lora_rank)))
     optimizer = adamw_from_paper(model, options.learning_rate, options.weight_decay)
     schedule = cosine_schedule(optimizer, choose_warmup(options.warmup_steps, num_steps), num_steps)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -149,18 +151,8 @@ def train(options: argparse.Namespace) -> None:
         bar.set_postfix(loss=f"{mean_loss:.3f}", rate=f"{schedule.get_last_lr()[0]:.2g}", skipped=skipped)
 
     if accelerator.is_main_process:
-        save(options, clip, processor)
-        print(f"The model is in {options.output_dir}: `clip-hf evaluate {options.output_dir} --data ...` measures it.")
+        save(clip, processor, options)
     accelerator.wait_for_everyone()
-
-
-def save(options: argparse.Namespace, clip: ClipHFModel, processor: ClipHFProcessor) -> None:
-    if options.lora_rank:
-        # The adapter alone, for peft and `ClipHFModel.from_pretrained`; then the plain model with it merged.
-        save_adapter(clip, f"{options.output_dir}/adapter", options.model, processor)
-        clip = merge_lora(clip)
-    clip.save_pretrained(options.output_dir)
-    processor.save_pretrained(options.output_dir)
 
 
 if __name__ == "__main__":
