@@ -69,6 +69,7 @@ def test_options_survive_their_own_recipe(recipe_with):
 KINDS = typing.get_type_hints(TrainingOptions)
 OPTIONAL = [name for name, kind in KINDS.items() if type(None) in typing.get_args(kind)]
 LISTS = [name for name, kind in KINDS.items() if typing.get_origin(kind) is list]
+LOSS_OF = {"label_column": "soft_labels", "target_model": "soft_texts"}
 VALUES = {str: "red", int: 3, float: 0.5, bool: True}
 
 
@@ -76,11 +77,12 @@ VALUES = {str: "red", int: 3, float: 0.5, bool: True}
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_what_may_be_none_can_be_unset(name, none, recipe_with):
     value = "LSTM" if name == "temporal_head" else VALUES[typing.get_args(KINDS[name])[0]]
-    of_films = {"num_frames": 4} if name.startswith("temporal") else {}
-    recipe = recipe_with(yaml.safe_dump({name: value, **of_films}))
+    needed = {"num_frames": 4} if name.startswith("temporal") else {}
+    needed |= {"loss": LOSS_OF[name]} if name in LOSS_OF else {}
+    recipe = recipe_with(yaml.safe_dump({name: value, **needed}))
     assert getattr(parse_options([recipe]), name) == value
-    assert getattr(parse_options([recipe, f"--{name}", none]), name) is None
-    assert getattr(parse_options([recipe, f"--{name}={none}"]), name) is None
+    assert getattr(parse_options([recipe, f"--{name}", none, "--loss", "softmax"]), name) is None
+    assert getattr(parse_options([recipe, f"--{name}={none}", "--loss", "softmax"]), name) is None
     assert getattr(parse_options([recipe_with(f"{name}: {none}\n")]), name) is None
 
 
