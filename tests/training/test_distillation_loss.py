@@ -135,7 +135,9 @@ def test_half_precision_embeddings_are_compared_in_float32():
     assert found.dtype == torch.float32 and torch.allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("values", [{"soft": -1.0}, dict.fromkeys(("contrastive", "soft", "features", "interactive"), 0.0)])
+@pytest.mark.parametrize(
+    "values", [{"soft": -1.0}, dict.fromkeys(("contrastive", "soft", "features", "interactive"), 0.0)]
+)
 def test_weights_are_checked(values):
     with pytest.raises(ValueError, match=r"The weight `soft` is -1.0; it must|All weights of the loss are 0"):
         DistillationWeights(**values)
