@@ -128,6 +128,18 @@ def write_table(numbers: range) -> Callable[[Path], None]:
     return write
 
 
+def write_described(path: Path) -> None:
+    """Captioned pictures, each with a title and with captions that are wrong."""
+    pictures = path.parent / f"{path.stem}_described"
+    pictures.mkdir(parents=True)
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(NUM_PAIRS):
+            image_of(number).save(pictures / f"{number}.png")
+            wrong = [caption_of((number + shift) % NUM_PAIRS) for shift in range(number % 3)]
+            row = {"image": f"{pictures.name}/{number}.png", "caption": caption_of(number), "wrong": wrong}
+            file.write(json.dumps(row | {"title": caption_of(number).split()[-1]}) + "\n")
+
+
 # --------------------------------------------------------------------------------------------------- labelled pictures
 
 
@@ -256,6 +268,7 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     "RN50.pt": {"RN50.pt": write_format("resnet", "openai")},
     "CLIP-ViT-H-14-laion2B-s32B-b79K": {"CLIP-ViT-H-14-laion2B-s32B-b79K": write_format("vit", "open_clip")},
     "pairs.csv": {"pairs.csv": write_table(range(NUM_PAIRS))},
+    "pairs.jsonl": {"pairs.jsonl": write_described},
     "held_out.csv": {"held_out.csv": write_table(range(NUM_PAIRS, NUM_PAIRS + 4))},
     "stickers.csv": {"stickers.csv": write_table(range(NUM_PAIRS))},
     "pairs/{00000..09999}.tar": {"pairs": write_many_tars},
@@ -349,8 +362,8 @@ class World:
                         source.parent.mkdir(parents=True, exist_ok=True)
                         make(source)
                     _link(source, destination / path)
-                    if source.suffix == ".csv":
-                        pictures = f"{source.stem}_pictures"
+                    if source.suffix in (".csv", ".jsonl"):
+                        pictures = f"{source.stem}_{'pictures' if source.suffix == '.csv' else 'described'}"
                         _link(source.with_name(pictures), (destination / path).with_name(pictures))
 
 

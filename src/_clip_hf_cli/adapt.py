@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output-dir", help="folder for model and report (default: adapted/MODEL-DATA-METHOD)")
     parser.add_argument("--overwrite", action="store_true", help="replace the adaptation that is in the output folder")
-    shots = parser.add_argument_group("examples")
+    shots = parser.add_argument_group("few shots")
     shots.add_argument("--shots", type=int, metavar="K", help="examples of each class (default: all training rows)")
     shots.add_argument("--seeds", type=int, default=1, metavar="N", help="draws, each with a training of its own")
     shots.add_argument("--seed", type=int, default=0, help="the first draw's seed (default: %(default)s)")

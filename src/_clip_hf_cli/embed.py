@@ -27,13 +27,13 @@ examples:
   clip-hf embed my_model table.csv embedded --shard 3/16            the fourth of sixteen jobs
   clip-hf embed my_model films films_embedded --num-frames 8
   torchrun --nproc_per_node 8 -m clip_hf embed my_model data.parquet embedded
-  clip-hf embed --for-training distill.yaml --teachers my_teacher -o teacher_features --draws 4
+  clip-hf embed --for-training examples/recipes/distill.yaml --teachers my_teacher -o teacher_features --draws 4
 """
 _FOR_TRAINING = "--for-training"
 _EPILOG_FOR_TRAINING = """\
 examples:
-  clip-hf embed --for-training distill.yaml --teachers my_teacher -o teacher_features --draws 4
-  clip-hf train distill.yaml --teacher_features teacher_features --output_dir outputs/student
+  clip-hf embed --for-training examples/recipes/distill.yaml --teachers my_teacher -o teacher_features --draws 4
+  clip-hf train examples/recipes/distill.yaml --teacher_features teacher_features --output_dir outputs/student
 """
 
 

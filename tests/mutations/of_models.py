@@ -85,8 +85,8 @@ MUTATIONS = [
     Mutation(
         "no LayerNorm before the vision transformer",
         "model/modeling_clip_hf_transformer.py",
-        "self.pre_layrnorm(self.embeddings(",
-        "(self.embeddings(",
+        "hidden_states = self.pre_layrnorm(hidden_states)\n",
+        "pass\n",
         "model/test_modeling_clip_hf.py -k plain_reference",
     ),
     Mutation(
@@ -207,7 +207,6 @@ MUTATIONS = [
         "self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)",
         "self.vision_model(pixel_values, interpolate_pos_encoding=False, **kwargs)",
         "model/test_modeling_clip_hf.py -k other_resolutions",
-        times=2,
     ),
     Mutation(
         "positions do not reach the text tower",

@@ -9,15 +9,15 @@ MUTATIONS = [
     Mutation(
         "decay grows more slowly",
         "training/weight_averaging.py",
-        "(1 + count) / (10 + count)",
-        "(1 + count) / (100 + count)",
+        "(1 + update) / (10 + update)",
+        "(1 + update) / (100 + update)",
         "training/test_weight_averaging.py",
     ),
     Mutation(
         "the larger of the two decays",
         "training/weight_averaging.py",
-        "min(self.decay, (1 + count)",
-        "max(self.decay, (1 + count)",
+        "min(decay, (1 + update)",
+        "max(decay, (1 + update)",
         "training/test_weight_averaging.py",
     ),
     Mutation(

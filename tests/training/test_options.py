@@ -79,6 +79,7 @@ def test_what_may_be_none_can_be_unset(name, none, recipe_with):
     value = "LSTM" if name == "temporal_head" else VALUES[typing.get_args(KINDS[name])[0]]
     needed = {"num_frames": 4} if name.startswith("temporal") else {}
     needed |= {"loss": LOSS_OF[name]} if name in LOSS_OF else {}
+    needed |= {"model": "red"} if name == "lora_rank" else {}
     recipe = recipe_with(yaml.safe_dump({name: value, **needed}))
     assert getattr(parse_options([recipe]), name) == value
     assert getattr(parse_options([recipe, f"--{name}", none, "--loss", "softmax"]), name) is None
@@ -95,11 +96,12 @@ def test_options_that_may_be_none_are_all_of_them():
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_can_be_emptied(name, empty, recipe_with):
     items = {"color_jitter": [0.1] * 4, "templates": ["a {}"], "dataset_weights": [1.0], "rand_augment": [2.0, 9.0]}
-    item = items.get(name, ["a"])
-    recipe = recipe_with(yaml.safe_dump({name: item}))
+    item = (items | {"crop_scale": [0.5, 1.0]}).get(name, ["a"])
+    needed = {"lora_rank": 2, "model": "red"} if name == "lora_modules" else {}
+    recipe = recipe_with(yaml.safe_dump({name: item, **needed}))
     assert getattr(parse_options([recipe]), name) == item
-    if name in ("color_jitter", "templates"):  # which must not be empty
-        with pytest.raises(ValueError, match=f"`{name}`|no templates"):
+    if name in ("color_jitter", "templates", "lora_modules"):  # which must not be empty
+        with pytest.raises(ValueError, match=f"`{name.removeprefix('lora_')}`|no templates"):
             parse_options([recipe, f"--{name}", *empty])
     else:
         assert getattr(parse_options([recipe, f"--{name}", *empty]), name) == []

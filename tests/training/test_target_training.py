@@ -106,7 +106,7 @@ class Shifted(PairLoss):
 def test_a_losss_own_parameters_are_trained_and_resumed_exactly(recipe_of, folder, tmp_path, monkeypatch):
     losses = []
 
-    def build(options, clip):
+    def build(options, clip, prompts):
         torch.manual_seed(1)
         losses.append(Shifted(clip.config.projection_dim))
         return losses[-1]

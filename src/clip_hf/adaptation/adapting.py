@@ -58,8 +58,8 @@ def adapt(options: AdaptOptions, say: Callable[[str], None] | None = None) -> Ad
     Example:
 
     ```python
-    >>> report = adapt(AdaptOptions(model="openai/clip-vit-base-patch32", data="my_photos", shots=16,
-    ...                             method="lora", output_dir="adapted"))
+    >>> report = adapt(AdaptOptions(model="openai/clip-vit-base-patch32", data="my_photos", shots=2,
+    ...                             method="clap", output_dir="adapted"))
     >>> print(report.table(), *report.verdict)
     ```
     """

@@ -104,8 +104,8 @@ def share_in_average(decay: float, rates: Sequence[float]) -> float:
     Example:
 
     ```python
-    >>> share_in_average(0.999, [1.0] * 10)  # the average is about a step behind
-    0.89...
+    >>> round(share_in_average(0.999, [1.0] * 10), 3)  # the average is about a step behind
+    0.9
     ```
     """
     position = average = 0.0

@@ -146,7 +146,7 @@ def fit_head(
     Example:
 
     ```python
-    >>> head = fit_head("clap", train_x, train_y, classifier, logit_scale=encoder.logit_scale)
+    >>> head = fit_head("clap", train_x, train_y, classifier, logit_scale=100.0)
     >>> head.scores(test_x).argmax(axis=1), head.chosen, head.chosen_on
     ```
     """
