@@ -101,6 +101,12 @@ def test_a_batch_has_them_from_every_kind_of_data(kind, processor, tmp_path):
         assert present.tolist() == [True, True, *(each != -1 for each in ids[number])]
 
 
+def test_a_batch_may_have_no_negatives_at_all(processor):
+    (batch,) = batches_of(data_of([row | {"wrong": []} for row in rows_with_extras()]), processor, **COLUMNS)
+    assert batch["negative_ids"].shape == (4, 0)
+    assert batch["input_ids"].shape[:2] == (4, 2)  # caption and short caption
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_no_other_draw_changes(streaming, processor):
     """Crops, captions, templates and dropped tokens are those without the columns."""

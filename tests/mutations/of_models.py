@@ -330,8 +330,8 @@ MUTATIONS = [
     Mutation(
         "texts with dropout share their beginnings",
         "model/modeling_clip_hf_transformer.py",
-        "if self.training and self.config.attention_dropout:",
-        "if not self.training and self.config.attention_dropout:",
+        "return self.config.attention_dropout > 0 or any(",
+        "return self.config.attention_dropout < 0 or any(",
         "model/test_training_speed_paths.py -k with_dropout",
     ),
     Mutation(

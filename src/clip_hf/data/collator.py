@@ -155,7 +155,7 @@ def _extras(items: list[dict]) -> dict[str, torch.Tensor]:
 
 def _padded(rows: list[list[int]]) -> torch.Tensor:
     width = max(map(len, rows))
-    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.int64).reshape(-1, width)
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.int64).reshape(len(rows), width)
 
 
 def count_plain(pixels: torch.Tensor) -> int:
