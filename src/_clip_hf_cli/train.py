@@ -189,11 +189,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "clip-hf train [RECIPE] [--option value ...]"
     parser.description = (
         "Train a CLIP on image-text pairs, from scratch or from a pretrained one.\n\n"
-        "A recipe is a YAML file of options; options on the command line overrule it. `none` unsets an option that\n"
-        "a recipe has set, and empties a list. The batch size is that of all processes together, the negatives come\n"
-        "from all of them, and the update is that of one process with the whole batch. (Except for BatchNorm in a\n"
-        "ResNet: see --freeze batch_norm and --sync_batch_norm.) SIGTERM and Ctrl-C save a checkpoint before they\n"
-        "end the training, and --resume latest goes on exactly where it stopped."
+        "A recipe is a YAML file of options; options on the command line overrule it. `none` gives an option that\n"
+        "a recipe has set its default again, and empties a list. The batch size is that of all processes together,\n"
+        "the negatives come from all of them, and the update is that of one process with the whole batch. (Except\n"
+        "for BatchNorm in a ResNet: see --freeze batch_norm and --sync_batch_norm.) SIGTERM and Ctrl-C save a\n"
+        "checkpoint before they end the training, and --resume latest goes on exactly where it stopped."
     )
     parser.epilog = _EPILOG
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="file of options (.yaml or .json)")
@@ -215,8 +215,7 @@ def _settings_of(kind: Any) -> dict[str, Any]:
         settings["nargs"] = "*"
     elif value is bool:
         settings |= {"nargs": "?", "const": True}
-    if is_list or is_optional:
-        settings["type"] = _or_none(settings["type"])
+    settings["type"] = _or_none(settings["type"])
     return {**settings, "metavar": {str: "TEXT", bool: "BOOL"}.get(value, "NUMBER")}
 
 

@@ -127,6 +127,18 @@ def test_copies_of_a_reader_start_with_an_empty_cache():
     assert copy.cached(0) is None and copy.cache == {}
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_reader_knows_whether_the_last_picture_lost_its_transparency(cached):
+    opaque, drawing = encoded(image_of(0)), encoded(Image.new("RGBA", (20, 20), (0, 0, 0, 0)))
+    for background, lost in ((None, True), ("white", False)):
+        reader = ImageReader(processor_of(background_color=background), cache_images=cached)
+        for _ in range(2):
+            for row, (picture, expected) in enumerate(((opaque, False), (drawing, lost))):
+                reader.read(picture, "row", random.Random(0), row)
+                assert reader.lost_alpha is expected
+        assert pickle.loads(pickle.dumps(reader)).lost_alpha is False
+
+
 def test_a_strip_costs_no_gigabytes():
     # Resized as a whole it would be 12 x 360,000 pixels, and kept in the cache.
     data = encoded(Image.new("L", (1, 30_000), 7))

@@ -56,8 +56,8 @@ def test_what_was_noticed_of_the_pairs_that_were_used():
     other.load_state_dict(json.loads(json.dumps(counter.state_dict())))
     other.add(rows("file empty", 1), 235, {"captions_cut": 39, "plain_images": 45})
     assert other.remarks(40) == (
-        "139 of 635 (21.89%) captions were cut at 40 tokens. 45 of 635 (7.09%) pictures are of one colour: drawings "
-        "on transparency need `background_color`."
+        "139 of 635 (21.89%) captions were cut at 40 tokens. 45 of 635 (7.09%) pictures are of one colour without "
+        "their transparency: give a `background_color`."
     )
     # As over processes.
     counter.merge(other.state_dict())

@@ -326,6 +326,10 @@ def test_pictures_of_one_colour_are_counted(recipe_of, tiny_data, tmp_path, caps
     assert [entry["plain_images"] for entry in steps_of(log)] == [8, 16, 24, 32]
     # Black lines on what counts as black.
     assert "32 of 32 (100.00%) pictures are of one colour" in capsys.readouterr().out
+    # White corners of opaque pictures are no drawings on transparency.
+    parts = ["--crop_scale", "0.001", "0.002", "--background_color", "none"]
+    log = train(options_for(recipe_of("vit", resize_to=32), tmp_path / "corners", *parts))
+    assert [entry["plain_images"] for entry in steps_of(log)] == [0, 0, 0, 0]
 
 
 def test_drawings_on_transparency_are_seen_alike_everywhere(recipe_of, tiny_data, tmp_path):

@@ -125,7 +125,11 @@ def test_adapters_load_everywhere(adapted, pixel_values, text_inputs, images):
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["use_rslora"], config["lora_dropout"]) == (2, 1.0, True, 0.25)
     assert config["base_model_name_or_path"] == str(base)
-    assert "base_model: " in (folder / "README.md").read_text()
+    readme = (folder / "README.md").read_text()
+    assert "base_model:" not in readme and f"# A LoRA adapter of {base.name}\n" in readme
+    assert str(base.parent) not in readme
+    save_adapter(model, folder.parent / "of-the-hub", "me/first")
+    assert "base_model: me/first\n" in (folder.parent / "of-the-hub" / "README.md").read_text()
     labels = ["a cat", "two dogs", "a map"]
     plain = clip_hf.pipeline(merge_lora(model), ClipHFProcessor.from_pretrained(base))
     for pipe in (pipeline("zero-shot-image-classification", model=str(folder)), clip_hf.pipeline(str(folder))):

@@ -2,10 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Training with LoRA: what is trained and saved, exact resuming, two processes, chunks, Trainer, and bad options."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
@@ -13,7 +16,7 @@ from two_processes import train_in_float64
 
 from clip_hf import ClipHFModel, ClipHFProcessor
 from clip_hf.data import ImageTextCollator, ImageTextDataset
-from clip_hf.training import Training, TrainingOptions, adamw_from_paper, parse_options, train
+from clip_hf.training import Training, TrainingOptions, adamw_from_paper, parse_options, prepare_model, train
 from several_processes import torchrun
 from tiny_models import make_tiny_model
 
@@ -60,6 +63,7 @@ def test_what_is_trained_and_saved(tower, options_of, pixel_values, text_inputs,
     log = train(options)
     assert any("zero_shot_top1" in entry for entry in log)
     out, base = Path(options.output_dir), ClipHFModel.from_pretrained(options.model)
+    size = f"{base.num_parameters():,} parameters"
     saved = load_file(out / "last" / "model.safetensors")
     assert saved.keys() == base.state_dict().keys()
     changed = {name for name, value in saved.items() if not torch.equal(value, base.state_dict()[name])}
@@ -76,8 +80,10 @@ def test_what_is_trained_and_saved(tower, options_of, pixel_values, text_inputs,
     trained = sum(
         value.numel() for value in load_file(out / "last" / "adapter" / "adapter_model.safetensors").values()
     )
-    assert f"{trained:,} of them trained (LoRA of rank 2; logit_scale stays " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{size}, all frozen, and {trained:,} beside them trained: LoRA of rank 2; logit_scale stays " in said
     card = (out / "last" / "README.md").read_text()
+    assert size in card
     for line in ("| `lora_rank` | 2 |", "| `lora_alpha` | 4.0 |", f"| `trained_parameters` | {trained} |"):
         assert line in card
 
@@ -110,6 +116,25 @@ def test_chunks_make_the_update_of_the_whole_batch(options_of):
     )
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5)
+
+
+def test_adapters_learn_from_teachers(options_of):
+    options = options_of("out", "vit", crop_scale=[], save_every=0)
+    before = train(options)
+    taught = replace(
+        options, teachers=[options.model], resize_for_teachers=True, output_dir=f"{options.output_dir}-taught"
+    )
+    after = train(taught)
+    assert after[-1].keys() == before[-1].keys()
+    adapters = [load_file(Path(each.output_dir) / "last" / ADAPTER) for each in (options, taught)]
+    assert any(not torch.equal(value, adapters[1][name]) for name, value in adapters[0].items())
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_sharded_trainings_with_adapters_are_refused(kind, options_of):
+    accelerator = SimpleNamespace(distributed_type=kind, num_processes=1)
+    with pytest.raises(ValueError, match=f"`lora_rank` does not work with {kind.value}"):
+        prepare_model(options_of("out", "vit"), accelerator, make_tiny_model("vit"))
 
 
 def test_a_frozen_tower_gets_no_adapter(options_of):

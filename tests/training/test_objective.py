@@ -133,8 +133,18 @@ class Projected(PairLoss):
         self.projection = torch.nn.Linear(16, 16, dtype=torch.float64)
         self.unused = torch.nn.Parameter(torch.zeros(3))
 
-    def forward(self, images, texts, scale, *, pixel_values):
+    def forward(self, images, texts, scale, /, *, pixel_values):
         return (self.projection(images) - texts).square().mean() + scale * pixel_values.mean()
+
+
+def test_a_loss_whose_arguments_a_batch_could_name_is_refused():
+    with pytest.raises(TypeError, match="Named.forward takes images, texts by position or by keyword"):
+
+        class Named(PairLoss):
+            batch_names = ("texts",)
+
+            def forward(self, /, images, texts, *scalars, **extras):
+                return 0.0
 
 
 def test_a_loss_has_parameters_of_its_own(batch):

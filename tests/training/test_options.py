@@ -112,8 +112,24 @@ def test_lists_can_be_emptied(name, empty, recipe_with):
 def test_none_is_nothing_else(recipe_with):
     with pytest.raises(ValueError, match="`freeze` has `none` among other values"):
         parse_options(["--freeze", "none", "vision"])
-    with pytest.raises(SystemExit):
-        parse_options(["--epochs", "none"])
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in (*OPTIONAL, *LISTS)])
+def test_none_gives_other_options_their_default(name, recipe_with):
+    changed = {"padding": "max_length", "config": "RN50", "loss": "sigmoid", "optimizer": "adamw_8bit"}
+    changed |= {"mixed_precision": "bf16", "save_every": 7, "num_workers": 1, "max_loss_ratio": 2.0}
+    changed |= {"target_scale": 5.0, "short_caption_weight": 5.0, "lora_alpha": 5.0}
+    value = changed.get(name, {str: "other", int: 3, float: 0.5, bool: True}[KINDS[name]])
+    needed = {"loss": "same_label"} if name == "target_scale" else {}
+    needed |= {"teachers": ["a"]} if name.startswith(("distill_", "contrastive_", "resize_for_")) else {}
+    needed |= {"lora_rank": 2, "model": "a"} if name.startswith("lora_") else {}
+    needed |= {"patch_dropout": 0.5} if name == "unmasked_share" else {}
+    needed |= {"short_caption_column": "a"} if name == "short_caption_weight" else {}
+    needed |= {"max_steps": 3} if name == "streaming" else {}
+    needed |= {"num_frames": 3} if name == "head_learning_rate_multiplier" else {}
+    recipe = recipe_with(yaml.safe_dump({**needed, name: value}))
+    assert getattr(parse_options([recipe]), name) == value
+    assert getattr(parse_options([recipe, f"--{name}", "none"]), name) == getattr(TrainingOptions, name)
 
 
 def test_image_options():

@@ -76,6 +76,22 @@ def test_what_is_about_to_be_done():
     assert "Plan: 40 steps of 128 pairs; learning rate up to 0.0005 after 4 steps of warm-up. Results: runs/x." in said
 
 
+def test_the_plan_names_a_loss_that_is_not_clips():
+    def said(model, **options) -> str:
+        plan = describe_plan(TrainingOptions(**options), model, 40, 100, None)
+        first = plan.splitlines()[0]
+        return first.partition(" Loss: ")[2]
+
+    vit, with_bias = make_tiny_model("vit"), make_tiny_model("vit", logit_bias_init_value=-10.0)
+    assert said(vit) == said(vit, loss="sigmoid") == ""  # which goes on with its own
+    assert said(with_bias) == "sigmoid."
+    assert said(vit, loss="soft_labels", label_column="findings") == "soft_labels (column findings)."
+    assert said(vit, loss="soft_texts", target_model="m") == "soft_texts (m)."
+    assert said(vit, negative_column="n", short_caption_column="s", short_caption_weight=0.5) == (
+        "softmax with hard negatives (column n) and short captions (column s, weight 0.5)."
+    )
+
+
 @pytest.mark.parametrize(
     ("parts", "named"),
     [

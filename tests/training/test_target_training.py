@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Trainings with soft targets, hard negatives and short captions: from options to updates, and resumed."""
 
+from dataclasses import replace
+
 import datasets
 import pytest
 import torch
@@ -18,19 +20,24 @@ from clip_hf.training import (
     loop,
     parse_options,
     soft_target_loss,
+    store_for_training,
     train,
 )
+from clip_hf.training.options import LOSSES
 from pair_data import rows_of
 from tiny_models import make_tiny_model
 
 
 # Of every kind of loss the options, besides the data.
 KINDS = {
+    "softmax": {"loss": "softmax"},
+    "same_label": {"loss": "same_label"},
     "soft_labels": {"loss": "soft_labels", "label_column": "findings", "target_scale": 4.0},
     "soft_texts": {"loss": "soft_texts", "target_scale": 20.0},
     "negatives": {"negative_column": "wrong", "grad_cache_chunk_size": 3},
     "short": {"short_caption_column": "short", "short_caption_weight": 0.5},
-    "sigmoid": {"loss": "sigmoid", "negative_column": "wrong", "short_caption_column": "short"},
+    "sigmoid": {"loss": "sigmoid"},
+    "all": {"loss": "sigmoid", "negative_column": "wrong", "short_caption_column": "short"},
 }
 
 
@@ -64,7 +71,7 @@ def options_of(recipe_of, folder, output_dir, kind: str, *more: str) -> Training
 @pytest.mark.parametrize(
     ("kind", "streaming"),
     [("soft_labels", False), ("soft_labels", True), ("soft_texts", True), ("negatives", False), ("short", True)]
-    + [("sigmoid", False)],
+    + [("all", False)],
 )
 def test_a_training_learns_from_them(kind, streaming, recipe_of, folder, tmp_path):
     more = ["--max_steps", "20", "--batch_size", "16", "--learning_rate", "0.005"]
@@ -74,6 +81,23 @@ def test_a_training_learns_from_them(kind, streaming, recipe_of, folder, tmp_pat
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert len(losses) == 20 and sum(losses[-3:]) < sum(losses[:3])
     assert (tmp_path / "out" / "last" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", [loss for loss in LOSSES if loss != "classes"])
+def test_every_loss_goes_with_teachers_running_and_stored(kind, recipe_of, folder, tmp_path):
+    more = ["--max_steps", "1", "--teachers", str(folder / "other"), "--resize_for_teachers"]
+    plain = options_of(recipe_of, folder, tmp_path / "out", kind, *more, "--distill_soft", "0.5")
+    stored = replace(plain, teacher_features=str(tmp_path / "features"))
+    store_for_training(stored, dtype="float32")
+    found = []
+    for options in (plain, stored, replace(stored, teachers=[]), replace(plain, grad_cache_chunk_size=3)):
+        log = train(replace(options, overwrite=True))
+        found += [entry["loss"] for entry in log if "loss" in entry]
+        card = (tmp_path / "out" / "last" / "README.md").read_text()
+        assert "| `teachers` | ['other'] |" in card and str(folder.parent) not in card
+        assert ("| `teacher_features` | features |" in card) == (options.teacher_features is not None)
+        assert "| `distill_soft` | 0.5 |" in card and "| `distill_features` | 2000.0 |" in card
+    assert len(found) == 4 and found == pytest.approx([found[0]] * 4, rel=1e-5)
 
 
 def test_the_targets_of_soft_texts_are_the_other_models(recipe_of, folder, tmp_path):
@@ -99,7 +123,7 @@ class Shifted(PairLoss):
         super().__init__()
         self.map = torch.nn.Linear(dim, dim)
 
-    def forward(self, images, texts, scale, **ids):
+    def forward(self, images, texts, scale, /, **ids):
         return contrastive_loss(torch.nn.functional.normalize(self.map(images), dim=-1), texts, scale, **ids)
 
 
@@ -153,6 +177,12 @@ def test_a_losss_own_parameters_are_trained_and_resumed_exactly(recipe_of, folde
             {"short_caption_weight": 2.0},
             "`short_caption_weight` belongs to short captions: give `short_caption_column`",
         ),
+        ({"loss": "classes", "teachers": ["a"]}, "`loss` is classes, whose texts are of all classes, and teachers"),
+        ({"loss": "classes", "teacher_features": "a"}, "`loss` is classes, whose texts are of all classes"),
+        ({"loss": "classes", "negative_column": "a"}, "`negative_column` gives an image more texts"),
+        ({"loss": "classes", "short_caption_column": "a"}, "`short_caption_column` gives an image more texts"),
+        ({"teachers": ["a"], "negative_column": "b"}, "`negative_column` gives an image more texts, and teachers see"),
+        ({"teachers": ["a"], "short_caption_column": "b"}, "`short_caption_column` gives an image more texts, and"),
         ({"short_caption_column": "a", "short_caption_weight": -1.0}, "`short_caption_weight` is -1.0; it must be at"),
     ],
 )

@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What a training leaves: a model that loads, its processor, and a card that says how it was trained."""
 
+import typing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from huggingface_hub import HfApi, ModelCard, RepoUrl
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from clip_hf import ClipHFModel, ClipHFProcessor
+from clip_hf.model_card.card import create_model_card
 from clip_hf.training import (
     TrainingOptions,
     describe_training,
@@ -78,6 +81,43 @@ def test_a_card_says_how_the_model_was_trained(details):
     assert details.eval_results[0].dataset_name == "me/pairs (test)"
     plain = describe_training(TrainingOptions(eval_dataset="me/others"), 1, {})
     assert plain.eval_results == [] and "freeze" not in plain.training
+
+
+LEFT_OUT = {
+    "model config dataset": "named in the text, the layers by the configuration",
+    "epochs min_steps max_steps pairs_per_epoch": "`steps`",
+    "eval_dataset eval_split eval_share eval_every eval_rows eval_with_train_captions": "`held_out_pairs`",
+    "output_dir overwrite resume trust_checkpoint save_every keep_checkpoints push_to_hub": "where results go",
+    "trackers log_every": "logging",
+    "max_skipped_share max_loss_ratio": "when a training stops",
+    "image_root": "a path; the images are the same",
+    "num_workers cache_images padding compile cpu gradient_checkpointing": "speed and memory",
+    "grad_cache_chunk_size loss_chunk_size": "memory: the gradient is the same",
+}
+
+
+def test_a_card_records_every_option_that_changes_the_training():
+    """All of them but `LEFT_OUT`, where they differ from their default, and no paths."""
+    left_out, recorded = " ".join(LEFT_OUT).split(), {}
+    for name, kind in typing.get_type_hints(TrainingOptions).items():
+        (inner,) = [each for each in typing.get_args(kind) if each is not type(None)] or [kind]
+        value = {str: "/srv/jane/other", int: 7, float: 0.875, bool: True}[inner]
+        options = TrainingOptions(dataset=["me/pairs"])
+        assert getattr(options, name) != value, name
+        setattr(options, name, [value] if typing.get_origin(kind) is list else value)  # whether or not it fits others
+        details = describe_training(options, 1, {})
+        assert (name in details.training) == (name not in left_out), name
+        assert name in left_out or str(value).rpartition("/")[2] in str(details.training[name]), name
+        recorded |= {name: details.training.get(name)}
+    card = create_model_card(make_tiny_model("vit").config, None, details=replace(details, training=recorded))
+    assert "| `target_model` | other |" in str(card) and "jane" not in str(card)
+
+
+def test_a_card_names_the_loss_that_was_trained_with():
+    config = make_tiny_model("vit", logit_bias_init_value=-10.0).config
+    assert describe_training(TrainingOptions(), 1, {}, config).training["loss"] == "sigmoid"
+    options = TrainingOptions(loss="sigmoid", model="a")
+    assert describe_training(options, 1, {}, make_tiny_model("vit").config).training["loss"] == "softmax"
 
 
 @pytest.mark.parametrize("vector", [False, True])

@@ -36,7 +36,8 @@ def stretch_context(
     """Give a CLIP positions for longer texts (Long-CLIP, Zhang et al. 2024, "Knowledge-preserved stretching").
 
     Texts of at most `keep` tokens, start and end included, have the features that they had. Longer ones change,
-    because their positions moved: train on long captions before they are used, see the page on long texts.
+    because their positions moved: train on long captions before they are used, see the page on long texts. Positions
+    are interpolated linearly; the few beyond the last old one go on with its last step, see [`stretch_positions`].
 
     Args:
         model ([`ClipHFModel`], `str` or path): The model, or where it is: any CLIP that loads as one of ours.

@@ -41,8 +41,8 @@ class ImageTextCollator:
     - `texts`, the list of texts, with `keep_texts`; `crops` `(batch, channels, height, width)`, uint8, the pixels
       before they are rescaled and normalised, with `keep_crops`;
     - `skipped`, a list of the [`SkippedRow`] that the items replace;
-    - `noticed`: how many captions were cut at the context length (`"captions_cut"`), and how many crops have one
-      colour (`"plain_images"`).
+    - `noticed`: how many captions were cut at the context length (`"captions_cut"`), and how many crops of pictures
+      that lost their transparency have one colour (`"plain_images"`).
 
     Args:
         processor ([`ClipHFProcessor`]): Its tokenizer makes the token ids, its image processor says how to rescale and
@@ -91,7 +91,9 @@ class ImageTextCollator:
                 )
             return {**batch, "return_loss": True, "return_logits": False}
         batch["skipped"] = [item["skipped"] for item in items if item.get("skipped") is not None]
-        batch["noticed"] = {"captions_cut": num_cut, "plain_images": count_plain(batch["pixel_values"])}
+        # Crops of opaque pictures may be plain: a white corner.
+        lost_alpha = torch.tensor([item.get("lost_alpha", False) for item in items])
+        batch["noticed"] = {"captions_cut": num_cut, "plain_images": count_plain(batch["pixel_values"][lost_alpha])}
         return batch
 
     def _tokenise(self, items: list[dict]) -> tuple[dict[str, torch.Tensor], int]:
@@ -155,7 +157,9 @@ def _extras(items: list[dict]) -> dict[str, torch.Tensor]:
 
 def _padded(rows: list[list[int]]) -> torch.Tensor:
     width = max(map(len, rows))
-    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.int64).reshape(len(rows), width)
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.int64).reshape(
+        len(rows), width
+    )
 
 
 def count_plain(pixels: torch.Tensor) -> int:

@@ -19,7 +19,7 @@ from ..model.image_reading_clip_hf import (
     refused_name,
     unwrap_source,
 )
-from ..model.image_transform_clip_hf import as_bytes
+from ..model.image_transform_clip_hf import as_bytes, has_alpha
 from .augmentation import Augmentation, random_area_window, random_window
 from .media import IMAGES
 from .skips import SkippedRow, stop_if_exhausted
@@ -58,6 +58,8 @@ class ImageReader:
         self.augmentation = augmentation if augmentation is not None and augmentation.is_on else None
         self.min_image_size = min_image_size
         self.cache: dict[int, np.ndarray] | None = {} if cache_images else None
+        self.lost_alpha = False  # whether the last picture had transparency, and no background to be put on
+        self._kept_without_alpha: set[int | None] = set()
         self.crop_scale = None if augmentation is None else augmentation.crop_scale
         if self.crop_scale is not None:
             if not self.transform.do_center_crop:
@@ -69,7 +71,8 @@ class ImageReader:
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies start with an empty cache, and `datasets` sees the same reader before and after its use.
-        return {**vars(self), "cache": None if self.cache is None else {}}
+        fresh = {"cache": None if self.cache is None else {}, "lost_alpha": False, "_kept_without_alpha": set()}
+        return {**vars(self), **fresh}
 
     def read(
         self,
@@ -90,6 +93,7 @@ class ImageReader:
             threads (`int`, *optional*, defaults to 1): Threads that resize the image.
         """
         kept = self.cached(cache_key)
+        self.lost_alpha = kept is not None and cache_key in self._kept_without_alpha
         if kept is not None:
             return self._part_of_kept(kept, generator, threads)
         try:
@@ -142,6 +146,7 @@ class ImageReader:
     def _read(self, source: Any, generator: random.Random | None, cache_key: int | None, threads: int) -> np.ndarray:
         check_not_missing(source)
         image = self.transform.open(source)
+        self.lost_alpha = has_alpha(image)
         self.check_size(image)
         size = self.transform.resized_size(image)
         crops_areas = self.crop_scale is not None and generator is not None
@@ -155,6 +160,8 @@ class ImageReader:
             return self.pixels_of(image, size, self._window(size, generator), threads)
         whole = self.pixels_of(image, size, (0, 0, *size), threads)
         self.cache[cache_key] = whole
+        if self.lost_alpha:
+            self._kept_without_alpha.add(cache_key)
         return self._part_of_kept(whole, generator, threads)
 
     def _window(self, size: tuple[int, int], generator: random.Random | None) -> tuple[int, int, int, int]:

@@ -196,8 +196,8 @@ class ImageTextDataset(Dataset):
     An item holds `pixel_values`, uint8 `(channels, height, width)` (of films `(frames, channels, height, width)`),
     not rescaled or normalised; `text`; `text_id`, a number that only equal captions share; `image_id`, if
     `image_id_column` is given; `token_seed`, if tokens are dropped; what [`PairExtras`] reads, if its columns are
-    given (`short` and `negatives`, texts with their ids, `label_vector` or `label_ids`); and `skipped`, `None` or a
-    [`SkippedRow`].
+    given (`short` and `negatives`, texts with their ids, `label_vector` or `label_ids`); `lost_alpha`, of a picture
+    with transparency and no `background_color`; and `skipped`, `None` or a [`SkippedRow`].
 
     Args:
         dataset (`datasets.Dataset`): Rows with an image and a caption, or a list of captions.
@@ -339,6 +339,8 @@ def finish_item(
         return extras
     pixels = pairs.reader.augment(pixels, generator)
     item = {"pixel_values": pixels, "text": drawn.text, "text_id": drawn.text_id, **extras}
+    if pairs.reader.lost_alpha:
+        item["lost_alpha"] = True
     if options.token_dropout:
         item["token_seed"] = token_seed
     if options.image_id_column is not None:

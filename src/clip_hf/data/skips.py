@@ -35,7 +35,7 @@ _FAULTS = {
 _PLACES_PER_KIND = 10_000
 _REMARKS = {
     "captions_cut": "{count} captions were cut at {context_length} tokens.",
-    "plain_images": "{count} pictures are of one colour: drawings on transparency need `background_color`.",
+    "plain_images": "{count} pictures are of one colour without their transparency: give a `background_color`.",
 }
 _COUNTS, _TEXTS = {str: int}, {str: [str]}
 _STATE = {"num_used": int, "kinds": _COUNTS, "examples": _TEXTS, "noticed": _COUNTS, "places": _TEXTS}
@@ -101,7 +101,8 @@ def stop_if_exhausted(error: BaseException, what: str) -> None:
 class SkipCounter:
     """Counts the rows that a training or an evaluation skips, and stops it when they are too many.
 
-    It also counts what the collator noticed in the other rows: captions that were cut, and images of one colour.
+    It also counts what the collator noticed in the other rows: captions that were cut, and images of one colour
+    once they had lost their transparency.
 
     Args:
         max_skipped_share (`float`, *optional*, defaults to 0.05): The largest share of skipped rows among all that

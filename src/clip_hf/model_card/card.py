@@ -293,10 +293,10 @@ def _check(config: ClipHFConfig, model_id: str, num_parameters: int | None) -> N
 
 
 def _metadata(name: str, tower: str, details: ModelCardDetails, is_video: bool) -> ModelCardData:
-    base_model = details.base_model if details.base_model and _is_hub_name(details.base_model) else None
+    base_model = details.base_model if details.base_model and is_hub_name(details.base_model) else None
     return ModelCardData(
         base_model=base_model,
-        datasets=[name for name in details.datasets if _is_hub_name(name)] or None,
+        datasets=[name for name in details.datasets if is_hub_name(name)] or None,
         eval_results=[public_result(result) for result in details.eval_results] or None,
         language=list(details.language) or None,
         # The hub chooses its loading snippet, its widget and how it counts downloads by this name. It does not know
@@ -311,7 +311,8 @@ def _metadata(name: str, tower: str, details: ModelCardDetails, is_video: bool) 
     )
 
 
-def _is_hub_name(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
+    """Whether a name can be that of a repository on the hub, and is no path here."""
     return _has_form_of_hub(name) and public_name(name) == name and not os.path.exists(name)
 
 

@@ -150,6 +150,7 @@ class DistillationLoss(PairLoss):
         images: torch.Tensor,
         texts: torch.Tensor,
         logit_scale: torch.Tensor,
+        /,
         *bias: torch.Tensor,
         teacher_features: torch.Tensor,
         **extras: torch.Tensor,

@@ -112,7 +112,7 @@ class GradCache:
         # A frozen tower with dropout must run again, because it draws random numbers before the other tower does.
         return trained or tower.training
 
-    def backward(self, batch: Mapping[str, torch.Tensor], **loss_options: Any) -> torch.Tensor:
+    def backward(self, batch: Mapping[str, torch.Tensor], /, **loss_options: Any) -> torch.Tensor:
         """Add the gradients of the batch's loss to those of the parameters, and return this process's loss, a scalar.
 
         `batch` holds `pixel_values`, `input_ids` and what else the model's `forward` takes with one row for each pair;

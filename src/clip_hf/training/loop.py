@@ -73,6 +73,7 @@ class Training:
         if options.loss == "classes":
             prompts = read_class_prompts(data, options.pair_options, self.processor)
         self.teachers, records = teach(options, self.loader, self.processor.image_processor, device)
+        self.teacher_names = [record.name for record in records]
         pair_loss = build_pair_loss(options, self.clip, prompts)
         self.pair_loss = with_teachers(options, pair_loss, records, self.clip).to(device)
         optimizer = build_optimizer(self.clip, options.optimizer_options, list(self.pair_loss.parameters()))
@@ -241,7 +242,7 @@ class Training:
 
     def save(self, name: str, step: int, metrics: dict[str, float]) -> ModelCardDetails:
         """Save the model as it is, with processor and card, into the folder `name`; returns what the card says."""
-        about = (self.clip.config, self.num_pairs, self.held_out, count_parameters(self.clip))
+        about = (self.clip.config, self.num_pairs, self.held_out, count_parameters(self.clip), self.teacher_names)
         details = describe_training(self.options, step, metrics, *about)
         save_model(self.folder / name, self.accelerator, self.model, self.processor, details)
         return details

@@ -23,6 +23,8 @@ from ..checkpoints.adapters import load_adapter as load_adapter
 from ..checkpoints.adapters import merge_lora as merge_lora
 from ..model.checks_clip_hf import did_you_mean, type_of
 from ..model.processing_clip_hf import ClipHFProcessor
+from ..model_card.card import is_hub_name
+from ..model_card.section_texts import public_name
 from ..utils.atomic import replaced_folder
 from ..utils.extras import require_extra
 from ..utils.wording import listed
@@ -32,8 +34,7 @@ from .freezing import ParameterCounts, count_parameters
 _ADAPTABLE = (nn.Linear, nn.Conv2d)
 _README = """\
 ---
-base_model: {base}
-library_name: peft
+{base_model}library_name: peft
 tags:
 - clip
 - lora
@@ -199,6 +200,9 @@ def save_adapter(
         if processor is not None:
             processor.save_pretrained(temporary)
         scale = "scaled by alpha / sqrt(rank)" if config.use_rslora else "scaled by alpha / rank"
-        values = {"base": base, "rank": config.r, "alpha": config.lora_alpha, "scale": scale}
+        # The metadata of a card name what is on the hub, or nothing.
+        base_model = f"base_model: {base}\n" if is_hub_name(base) else ""
+        values = {"base_model": base_model, "base": public_name(base)}
+        values |= {"rank": config.r, "alpha": config.lora_alpha, "scale": scale}
         modules = ", ".join(f"`{name}`" for name in sorted(config.target_modules))
         (temporary / "README.md").write_text(_README.format(**values, modules=modules), encoding="utf-8")

@@ -420,4 +420,5 @@ def build_options(parsed: argparse.Namespace) -> TrainingOptions:
         elif isinstance(value, list) and None in value:
             raise ValueError(f"`{name}` has `none` among other values; leave one or the other out.")
     recipe = {} if parsed.recipe is None else read_recipe(Path(parsed.recipe))
-    return TrainingOptions(**{**recipe, **values})
+    given = {**recipe, **values}
+    return TrainingOptions(**{name: value for name, value in given.items() if value is not None})

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The loss of a batch as an object: what it takes of the batch, and what it computes from the embeddings."""
 
+import inspect
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -34,13 +35,24 @@ class PairLoss(nn.Module):
       gradients over the processes and keeps them in checkpoints; they are not saved with the model. Modules that are
       not trained, such as a teacher, must not be registered: hold them in a tuple.
 
-    `forward(image_embeds, text_embeds, *scalars, **extras)` takes this process's L2-normalised embeddings, the model's
-    multiplier `exp(logit_scale)` and, where it has one, its `logit_bias`, and what `batch_names` says. It returns a
-    scalar, whose mean over the processes is the loss of the whole batch.
+    `forward(image_embeds, text_embeds, /, *scalars, **extras)` takes this process's L2-normalised embeddings, the
+    model's multiplier `exp(logit_scale)` and, where it has one, its `logit_bias`, and what `batch_names` says. It
+    returns a scalar, whose mean over the processes is the loss of the whole batch. What it takes by position has no
+    keyword, so that a batch may have any name, such as `texts`; a subclass that differs is a TypeError.
     """
 
     batch_names: tuple[str, ...] = ("image_ids", "text_ids")
     allows_grad_cache: bool = True
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        parameters = inspect.signature(cls.forward).parameters.values()
+        named = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+        if named:
+            raise TypeError(
+                f"{cls.__name__}.forward takes {', '.join(named)} by position or by keyword, and a batch may have "
+                "the same name: put a `/` after what comes by position and a `*` before the rest."
+            )
 
     def model_inputs(self, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The inputs of the model for those of a batch; a loss may put other texts in their place."""
@@ -61,7 +73,7 @@ class SoftmaxLoss(PairLoss):
         self.options = {"label_smoothing": label_smoothing, "chunk_size": chunk_size or "auto", "gather": True}
 
     def forward(
-        self, images: torch.Tensor, texts: torch.Tensor, *scalars: torch.Tensor, **ids: torch.Tensor
+        self, images: torch.Tensor, texts: torch.Tensor, /, *scalars: torch.Tensor, **ids: torch.Tensor
     ) -> torch.Tensor:
         """The loss of these pairs of this process, a scalar."""
         return contrastive_loss(images, texts, *scalars, **self.options, **ids)
@@ -77,7 +89,7 @@ class SigmoidLoss(PairLoss):
         self.options = {"chunk_size": chunk_size or "auto", "gather": True}
 
     def forward(
-        self, images: torch.Tensor, texts: torch.Tensor, *scalars: torch.Tensor, **ids: torch.Tensor
+        self, images: torch.Tensor, texts: torch.Tensor, /, *scalars: torch.Tensor, **ids: torch.Tensor
     ) -> torch.Tensor:
         """The loss of these pairs of this process, a scalar."""
         return sigmoid_loss(images, texts, *scalars, **self.options, **ids)
@@ -97,7 +109,7 @@ class SameLabelLoss(PairLoss):
         self.target_scale = target_scale
 
     def forward(
-        self, images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor, *, text_ids: torch.Tensor
+        self, images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor, /, *, text_ids: torch.Tensor
     ) -> torch.Tensor:
         """The loss of these pairs of this process, a scalar."""
         return same_label_loss(
@@ -135,7 +147,7 @@ class ClassesLoss(PairLoss):
         return {"pixel_values": pixels, **{name: value.to(pixels.device) for name, value in tokens.items()}}
 
     def forward(
-        self, images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor, *, text_ids: torch.Tensor
+        self, images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor, /, *, text_ids: torch.Tensor
     ) -> torch.Tensor:
         """The loss of these images of this process, a scalar; `texts` are those of all classes, `(classes, dim)`."""
         matches = text_ids[:, None] == self.prompts.text_ids.to(text_ids.device)  # (batch, classes)
@@ -160,7 +172,7 @@ class TextSetLoss(PairLoss):
         self.base, self.short_weight, self.has_negatives = base, short_weight, has_negatives
 
     def forward(
-        self, images: torch.Tensor, texts: torch.Tensor, *scalars: torch.Tensor, **ids: torch.Tensor
+        self, images: torch.Tensor, texts: torch.Tensor, /, *scalars: torch.Tensor, **ids: torch.Tensor
     ) -> torch.Tensor:
         """The loss of these pairs of this process, a scalar; `texts` are `(n, texts, dim)`: the caption, the short
         caption if there is one, and the negatives.
@@ -195,6 +207,7 @@ class SoftLabelLoss(PairLoss):
         images: torch.Tensor,
         texts: torch.Tensor,
         logit_scale: torch.Tensor,
+        /,
         *,
         label_vectors: torch.Tensor | None = None,
         label_ids: torch.Tensor | None = None,
@@ -242,7 +255,7 @@ class SoftTextLoss(PairLoss):
         self.encoder, self.target_scale = encoder, target_scale
 
     def forward(
-        self, images: torch.Tensor, text_embeds: torch.Tensor, logit_scale: torch.Tensor, *, texts: Sequence[str]
+        self, images: torch.Tensor, text_embeds: torch.Tensor, logit_scale: torch.Tensor, /, *, texts: Sequence[str]
     ) -> torch.Tensor:
         """The loss of these pairs of this process, a scalar."""
         vectors = self.encoder.encode_texts(texts)
@@ -276,6 +289,13 @@ _BUILDERS: dict[str, Callable[[Any, ClipHFModel], PairLoss]] = {
 _OF_A_BIAS = ("softmax", "sigmoid")
 
 
+def loss_of(loss: str, has_bias: bool) -> str:
+    """The loss that a model is trained with: of softmax and sigmoid, the one that it has a `logit_bias` for or not."""
+    if loss not in _OF_A_BIAS:
+        return loss
+    return "sigmoid" if has_bias else "softmax"
+
+
 def build_pair_loss(options: LossChoices, clip: ClipHFModel, prompts: ClassPrompts | None = None) -> PairLoss:
     """Build the loss that the options of a training name.
 
@@ -293,9 +313,7 @@ def build_pair_loss(options: LossChoices, clip: ClipHFModel, prompts: ClassPromp
         return ClassesLoss(prompts, options.seed)
     if clip.logit_bias is None:
         # The sigmoid loss of a model without a bias: it was pretrained with the softmax loss, and goes on with it.
-        return _of_text_sets(
-            options, _BUILDERS["softmax" if options.loss == "sigmoid" else options.loss](options, clip)
-        )
+        return _of_text_sets(options, _BUILDERS[loss_of(options.loss, has_bias=False)](options, clip))
     if options.loss not in _OF_A_BIAS:
         raise ValueError(
             f"The loss is `{options.loss}`, and the model has a `logit_bias`: it is one of the sigmoid loss, and can "

@@ -20,6 +20,7 @@ from .freezing import count_parameters
 from .held_out import HeldOutPairs
 from .learning_rate_schedule import cosine_factor
 from .options import TrainingOptions
+from .pair_losses import loss_of
 from .weight_averaging import share_in_average
 
 
@@ -135,12 +136,16 @@ def describe_plan(
         num_pairs (`int`, *optional*): Pairs to train on; None for a stream, whose length is unknown.
         held_out ([`HeldOutPairs`], *optional*): The held-out pairs.
     """
-    size = f"{architecture_label(model.config)}, {model.num_parameters():,} parameters"
     counts = count_parameters(model)
-    if counts.frozen:
+    with_lora = options.lora_rank is not None
+    # What is trained with LoRA is beside the model's parameters, with which it is merged in the end.
+    own = counts.frozen if with_lora else counts.frozen + counts.trained
+    size = f"{architecture_label(model.config)}, {own:,} parameters"
+    if with_lora:
+        size += f", all frozen, and {counts.trained:,} beside them trained: LoRA of rank {options.lora_rank}; "
+        size += f"logit_scale stays {model.logit_scale.item():.3g}"
+    elif counts.frozen:
         size += f", {counts.trained:,} of them trained"
-    if options.lora_rank is not None:
-        size += f" (LoRA of rank {options.lora_rank}; logit_scale stays {model.logit_scale.item():.3g})"
     if isinstance(model, ClipHFVideoModel):
         size += f"; clips of {counted(model.config.num_frames, 'frame')}, temporal head {model.config.temporal_head}"
     what = f"Training a new model from scratch ({size}); `config` makes another, `model` starts from a trained one."
@@ -159,12 +164,28 @@ def describe_plan(
     teachers = ", ".join(options.teachers)
     if options.teacher_features is not None:
         teachers = f"the features in {options.teacher_features}"
+    loss = _describe_loss(options, model)
     return (
-        f"{what}{f' Teachers: {teachers}.' if teachers else ''}\n"
+        f"{what}{f' Loss: {loss}.' if loss else ''}{f' Teachers: {teachers}.' if teachers else ''}\n"
         f"Data: {pairs} from {', '.join(options.dataset)}. Held out: {held}.\n"
         f"Plan: {steps}; learning rate up to {options.learning_rate:g} after {rise}. Results: "
         f"{options.output_dir}."
     )
+
+
+def _describe_loss(options: TrainingOptions, model: ClipHFModel) -> str:
+    """The loss of a training in a few words; empty if it is CLIP's."""
+    loss = loss_of(options.loss, model.logit_bias is not None)
+    source = options.target_model if options.label_column is None else f"column {options.label_column}"
+    extras = []
+    if options.negative_column is not None:
+        extras.append(f"hard negatives (column {options.negative_column})")
+    if options.short_caption_column is not None:
+        weight = f"weight {options.short_caption_weight:g}"
+        extras.append(f"short captions (column {options.short_caption_column}, {weight})")
+    if loss == "softmax" and not extras:
+        return ""
+    return f"{loss}{f' ({source})' if source else ''}{' with ' if extras else ''}{' and '.join(extras)}"
 
 
 def _no_held_out(options: TrainingOptions) -> str:

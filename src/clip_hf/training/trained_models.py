@@ -4,7 +4,8 @@
 
 import copy
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import torch
@@ -29,40 +30,29 @@ from .freezing import ParameterCounts
 from .held_out import HeldOutPairs
 from .low_rank import has_lora, merge_lora, save_adapter
 from .options import SOFT_LOSSES, TrainingOptions
+from .pair_losses import loss_of
 
 
 # Within a trained model's folder: its LoRA adapter, not merged.
 ADAPTER_FOLDER = "adapter"
 # The options that the card shows.
-_CARD_SETTINGS = (
-    "batch_size",
-    "learning_rate",
-    "weight_decay",
-    "layer_decay",
-    "warmup_steps",
-    "warmup_share",
-    "loss",
-    "label_smoothing",
-    "target_scale",
-    "inherit_from",
-    "teachers",
-    "num_frames",
-    "temporal_head",
-    "head_learning_rate_multiplier",
-    "rand_augment",
-    "crop_scale",
-    "patch_dropout",
-    "unmasked_share",
-    "lora_rank",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_modules",
-    "freeze",
-    "templates",
-    "ema_decay",
-    "mixed_precision",
-    "seed",
+# Named in every card; the other settings where they differ from their default, or belong to one that does.
+_ALWAYS = ("batch_size", "learning_rate", "weight_decay", "layer_decay", "warmup_share", "loss", "label_smoothing")
+_ALWAYS += ("templates", "mixed_precision", "seed")
+NOT_IN_CARDS = (
+    # What the card says in other words: the model, the steps, the held-out pairs.
+    *("model", "config", "dataset", "epochs", "min_steps", "max_steps", "pairs_per_epoch"),
+    *("eval_dataset", "eval_split", "eval_share", "eval_every", "eval_rows", "eval_with_train_captions"),
+    # Places, logging, and what stops a training.
+    *("output_dir", "overwrite", "resume", "trust_checkpoint", "save_every", "keep_checkpoints", "image_root"),
+    *("trackers", "log_every", "push_to_hub", "max_skipped_share", "max_loss_ratio"),
+    # The machine, its memory and its speed, which change no result beyond rounding.
+    *("num_workers", "cache_images", "padding", "grad_cache_chunk_size", "loss_chunk_size", "gradient_checkpointing"),
+    *("compile", "cpu"),
 )
+"""The options of a training that its card leaves out, because they change neither the data nor what is learnt."""
+_NAMES_OF_PLACES = ("tokenizer", "inherit_from", "teachers", "teacher_features", "target_model")
+_OF_TEACHERS = ("contrastive_weight", "distill_soft", "distill_features", "distill_interactive")
 
 
 def describe_training(
@@ -73,6 +63,7 @@ def describe_training(
     num_pairs: int | None = None,
     held_out: HeldOutPairs | None = None,
     counts: ParameterCounts | None = None,
+    teachers: Sequence[str] = (),
 ) -> ModelCardDetails:
     """Collect what a model card says about a training.
 
@@ -84,25 +75,17 @@ def describe_training(
         num_pairs (`int`, *optional*): Number of training pairs, if known.
         held_out ([`HeldOutPairs`], *optional*): What the metrics were measured on; with it they have intervals.
         counts ([`ParameterCounts`], *optional*): The trained parameters; named where others are frozen.
+        teachers (`Sequence[str]`, *optional*): Names of the teachers; by default those of the options, which lack them
+            where only their features are given.
     """
     settings: dict[str, object] = {"steps": num_steps, "training_pairs": num_pairs}
     if held_out is not None:
         settings["held_out_pairs"] = held_out.summary()
-    settings |= {name: getattr(options, name) for name in _CARD_SETTINGS}
-    settings["teachers"] = list(map(public_name, options.teachers))
-    settings["inherit_from"] = options.inherit_from and public_name(options.inherit_from)
-    if isinstance(config, ClipHFVideoConfig):
-        settings["temporal_head"] = config.temporal_head
-    else:
-        del settings["head_learning_rate_multiplier"]
-    if options.lora_rank is None:
-        settings = {name: value for name, value in settings.items() if not name.startswith("lora_")}
+    settings |= _settings_of(options, config)
+    if teachers:
+        settings["teachers"] = list(map(public_name, teachers))
     if counts is not None and counts.frozen:
         settings["trained_parameters"] = counts.trained
-    if not options.patch_dropout:
-        del settings["patch_dropout"], settings["unmasked_share"]
-    if options.loss not in SOFT_LOSSES:
-        del settings["target_scale"]
     datasets = [_name_of(source) for source in options.dataset]
     return ModelCardDetails(
         title=_title(options, config, datasets),
@@ -111,6 +94,35 @@ def describe_training(
         eval_results=_held_out_results(metrics, _name_of_held_out(options), held_out),
         training={name: value for name, value in settings.items() if value not in (None, [])},
     )
+
+
+def _settings_of(options: TrainingOptions, config: ClipHFConfig | None) -> dict[str, object]:
+    """The options that a card names, in their order, without paths."""
+    shown = {*_ALWAYS}
+    for is_given, names in (
+        (options.lora_rank, ("lora_alpha", "lora_dropout", "lora_modules")),
+        (options.has_teachers, _OF_TEACHERS),
+        (options.loss in SOFT_LOSSES, ("target_scale",)),
+        (options.short_caption_column, ("short_caption_weight",)),
+        (options.patch_dropout, ("unmasked_share",)),
+        (options.num_frames, ("head_learning_rate_multiplier",)),
+    ):
+        shown |= set(names) if is_given else set()
+    settings = {}
+    for option in fields(options):
+        value = getattr(options, option.name)
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        if option.name not in NOT_IN_CARDS and (option.name in shown or value != default):
+            if option.name in _NAMES_OF_PLACES:
+                value = list(map(public_name, value)) if isinstance(value, list) else value and public_name(value)
+            settings[option.name] = value
+    if options.warmup_steps is not None:
+        del settings["warmup_share"]
+    if isinstance(config, ClipHFVideoConfig):
+        settings["temporal_head"] = config.temporal_head
+    if config is not None:
+        settings["loss"] = loss_of(options.loss, config.logit_bias_init_value is not None)
+    return settings
 
 
 def _title(options: TrainingOptions, config: ClipHFConfig | None, datasets: list[str]) -> str:
