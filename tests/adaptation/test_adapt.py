@@ -13,9 +13,12 @@ from transformers import pipeline
 
 from clip_hf import ClipHFModel, ClipHFProcessor
 from clip_hf.adaptation import AdaptationReport, AdaptOptions, adapt
+from clip_hf.adaptation.adapted_towers import smallest_alpha
 from clip_hf.data import load_pairs
 from clip_hf.evaluation import load_classification
+from clip_hf.evaluation.numerics.statistics import mean_of_rows
 from clip_hf.evaluation.tasks.evaluation_result import read_result
+from clip_hf.evaluation.tasks.measured_change import Figure
 from clip_hf.model.modeling_clip_hf import ClipHFForImageClassification
 from drawings import draw
 from tiny_models import make_tiny_model
@@ -76,7 +79,8 @@ def test_the_best_validation_seed_is_saved(model, tmp_path, undrawn_plots):
 
 def test_trained_towers_are_saved_as_a_plain_model(model, tmp_path, undrawn_plots):
     folder = tmp_path / "o"
-    report = adapted(model, folder, method="flyp", shots=4, steps=3, learning_rate=0.01)
+    report = adapted(model, folder, method="flyp", shots=4, steps=3, learning_rate=0.01, wise=1)
+    assert "The training has 3 steps of 12 pairs; that is little time to learn." in report.advice[0]
     assert report.seeds[0].trained == report.seeds[0].parameters
     changed, trained = weights(folder / "model"), weights(folder / "runs/seed0/training/last")
     assert all(torch.equal(changed[name], trained[name]) for name in trained)
@@ -97,13 +101,34 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_classes_are_learned_by_few_or_all_weights(method, model, tmp_path, undrawn_plots):
-    report = adapted(model, tmp_path / "o", method=method, shots=4, steps=3, learning_rate=0.01, crop_scale=(0.5, 1))
+    report = adapted(
+        model, tmp_path / "o", method=method, shots=4, steps=3, learning_rate=0.01, crop_scale=(0.5, 1), wise=1
+    )
     (one,) = report.seeds
     assert 0 < one.trained <= one.parameters and (one.trained < one.parameters / 20) == (method == "lora")
     before, after = weights(model), weights(report.model_folder)
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert "text_model.encoder.layers.0.self_attn.q_proj.weight" in changed and before.keys() == after.keys()
     assert ("logit_scale" in changed) == (method == "full")
+
+
+def hits(right: int) -> Figure:
+    """A figure of 10 pictures, of which the first ones are right."""
+    return Figure("top1", mean_of_rows(np.arange(10) < right), 10)
+
+
+def test_the_smallest_alpha_near_the_best_is_chosen():
+    # One picture of 10: the difference is 0.1, and its standard error sqrt(0.1 * 0.9 / 10) = 0.095.
+    assert smallest_alpha([hits(n) for n in (2, 2, 5, 8, 8, 8, 8, 8, 8, 8, 8)]) == 0.3
+    assert smallest_alpha([hits(4)] * 11) == 0.0
+    assert smallest_alpha([hits(n) for n in (7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 8)]) == 1.0
+    # Of two pictures that changed, one for better and one for worse, the difference is none.
+    better, other = hits(8), Figure("top1", mean_of_rows(np.arange(10) > 1), 10)
+    assert smallest_alpha([other] + [better] * 10) == 0.0
+    # 5 of 10 got better and 4 worse: 0.1 with an error of 0.3.
+    mixed = Figure("top1", mean_of_rows(np.array([0] * 5 + [1] * 5)), 10)
+    best = Figure("top1", mean_of_rows(np.array([1] * 5 + [0] * 4 + [1])), 10)
+    assert smallest_alpha([mixed] + [best] * 10) == 0.0
 
 
 @pytest.mark.slow
@@ -114,7 +139,10 @@ def test_weights_in_between(model, tmp_path, undrawn_plots):
         assert torch.allclose(value, (before[name] + tuned[name]) / 2, atol=1e-6)
     auto = adapted(model, tmp_path / "auto", method="flyp", shots=4, steps=3, learning_rate=0.01, wise="auto")
     assert auto.seeds[0].settings["alpha"] in [step / 10 for step in range(11)]
+    assert auto.seeds[0].settings["alpha from"] == "validation rows" and "Alpha, the share" in auto.how_measured()
     none = {"train": labelled(4), "test": labelled(4)}
+    whole = adapted(model, tmp_path / "whole", data=none, method="flyp", shots=4, steps=3, learning_rate=0.01)
+    assert "trained weights: 1 (by the lack of validation rows)" in whole.how_measured()
     with pytest.raises(ValueError, match="`wise` is auto, which needs rows to choose on, and there are none"):
         adapted(model, tmp_path / "none", data=none, method="flyp", shots=4, wise="auto")
     assert not (tmp_path / "none").exists()

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
 
 from ..embedding.dual_encoder import DualEncoder
 from ..embedding.load_encoder import load_dual_encoder
-from ..evaluation.tasks.measured_change import measure_zero_shot
+from ..evaluation.numerics.head_fitting import first_within_noise
+from ..evaluation.tasks.measured_change import Figure, measure_zero_shot
 from ..model_card.card import ModelCardDetails, write_model_card
 from .adapt_data import Draw
 from .adapt_folder import RUNS_FOLDER
@@ -25,7 +26,24 @@ from .weight_space import interpolate_weights
 
 ALPHAS = tuple(step / 10 for step in range(11))
 """The shares of the way to the new weights that `wise="auto"` tries."""
+_RESAMPLES = 500  # of the validation rows, for the standard error of a difference
 _BATCH_NORM_IMAGES = 256  # to measure statistics on between two ResNets
+
+
+def smallest_alpha(figures: list[Figure]) -> float:
+    """The smallest of `ALPHAS` whose figure is within half a standard error of the best one.
+
+    So the model stays as near to what it was as the task allows. The error is that of the paired difference over
+    resamples of the pictures.
+
+    Args:
+        figures (`list[Figure]`): The figure at each of `ALPHAS`, on the same pictures.
+    """
+    best = max(figures, key=lambda one: one.value)
+    weights = np.random.default_rng(0).multinomial(best.rows, np.full(best.rows, 1 / best.rows), size=_RESAMPLES)
+    resampled = best.statistic(weights.astype(np.float64))
+    errors = [np.nanstd(resampled - one.statistic(weights.astype(np.float64))) for one in figures]
+    return ALPHAS[first_within_noise(best.value - np.array([one.value for one in figures]), np.array(errors))]
 
 
 class TowerMethod:
@@ -41,15 +59,13 @@ class TowerMethod:
         started = time.perf_counter()
         width = start.encoder.model.config.vision_config.hidden_size
         place = self.folder / RUNS_FOLDER / f"seed{draw.seed}"
-        trained, size = train_towers(options, draw, width, place)
+        trained, size, warnings = train_towers(options, draw, width, place)
         seconds = time.perf_counter() - started
         settings = {name: value for name, value in asdict(size).items() if value is not None}
         encoder = self._encoder(load_dual_encoder(str(trained), device=start.encoder.device))
-        if options.wise is not None:
-            encoder, settings["alpha"] = self._between(encoder.model, draw)
-        score = None
-        if draw.validation is not None:
-            score = self._score(encoder, draw)
+        encoder, alpha, chosen_on = self._between(encoder, draw)
+        settings |= {"alpha": alpha, "alpha from": chosen_on}
+        score = None if draw.validation is None else self._on_validation(encoder, draw).value
         entry = AdaptedSeed(
             seed=draw.seed,
             examples=len(draw.train),
@@ -70,31 +86,31 @@ class TowerMethod:
             encoder.processor.save_pretrained(folder)
             write_model_card(folder, encoder.model.config, None, details, encoder.model.num_parameters())
 
-        return Adapted(entry, on_task, on_retained, save)
+        return Adapted(entry, on_task, on_retained, save, warnings)
 
     def _encoder(self, encoder: DualEncoder) -> DualEncoder:
         """The encoder, reading images as the one before does."""
         encoder.set_image_options(**self.start.options.image_options)
         return encoder
 
-    def _score(self, encoder: DualEncoder, draw: Draw) -> float:
+    def _on_validation(self, encoder: DualEncoder, draw: Draw) -> Figure:
         """The first figure on the validation rows."""
-        return measure_zero_shot(encoder, draw.validation, self.start.options.encoding).figures[0].value
+        return measure_zero_shot(encoder, draw.validation, self.start.options.encoding).figures[0]
 
-    def _between(self, tuned: nn.Module, draw: Draw) -> tuple[DualEncoder, float]:
-        """The model at the share that was asked for, or at the one that is best on validation rows.
-
-        Among equals it is the smallest, which keeps most of the model.
-        """
+    def _between(self, tuned: DualEncoder, draw: Draw) -> tuple[DualEncoder, float, str]:
+        """The model at the share that was asked for, or that validation rows choose; the share, and what chose it."""
         wise = self.start.options.wise
-        if wise != "auto":
-            return self._at(tuned, float(wise), draw), float(wise)
-        scores = {alpha: self._score(self._at(tuned, alpha, draw), draw) for alpha in ALPHAS}
-        alpha = max(ALPHAS, key=lambda alpha: (scores[alpha], -alpha))
-        return self._at(tuned, alpha, draw), alpha
+        if wise not in (None, "auto"):
+            return self._at(tuned, float(wise), draw), float(wise), "what was asked for"
+        if draw.validation is None:
+            return tuned, 1.0, "the lack of validation rows"
+        alpha = smallest_alpha([self._on_validation(self._at(tuned, alpha, draw), draw) for alpha in ALPHAS])
+        return self._at(tuned, alpha, draw), alpha, "validation rows"
 
-    def _at(self, tuned: nn.Module, alpha: float, draw: Draw) -> DualEncoder:
-        before = self.start.encoder
+    def _at(self, tuned: DualEncoder, alpha: float, draw: Draw) -> DualEncoder:
+        if alpha == 1:
+            return tuned
+        before, tuned = self.start.encoder, tuned.model
         model = interpolate_weights(before.model, tuned, alpha)
         encoder = self._encoder(load_dual_encoder(model, processor=before.processor))
         if 0 < alpha < 1 and batch_norm_layers(model):
