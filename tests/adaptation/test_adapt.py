@@ -13,12 +13,9 @@ from transformers import pipeline
 
 from clip_hf import ClipHFModel, ClipHFProcessor
 from clip_hf.adaptation import AdaptationReport, AdaptOptions, adapt
-from clip_hf.adaptation.adapted_towers import smallest_alpha
 from clip_hf.data import load_pairs
 from clip_hf.evaluation import load_classification
-from clip_hf.evaluation.numerics.statistics import mean_of_rows
 from clip_hf.evaluation.tasks.evaluation_result import read_result
-from clip_hf.evaluation.tasks.measured_change import Figure
 from clip_hf.model.modeling_clip_hf import ClipHFForImageClassification
 from drawings import draw
 from tiny_models import make_tiny_model
@@ -110,25 +107,6 @@ def test_classes_are_learned_by_few_or_all_weights(method, model, tmp_path, undr
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert "text_model.encoder.layers.0.self_attn.q_proj.weight" in changed and before.keys() == after.keys()
     assert ("logit_scale" in changed) == (method == "full")
-
-
-def hits(right: int) -> Figure:
-    """A figure of 10 pictures, of which the first ones are right."""
-    return Figure("top1", mean_of_rows(np.arange(10) < right), 10)
-
-
-def test_the_smallest_alpha_near_the_best_is_chosen():
-    # One picture of 10: the difference is 0.1, and its standard error sqrt(0.1 * 0.9 / 10) = 0.095.
-    assert smallest_alpha([hits(n) for n in (2, 2, 5, 8, 8, 8, 8, 8, 8, 8, 8)]) == 0.3
-    assert smallest_alpha([hits(4)] * 11) == 0.0
-    assert smallest_alpha([hits(n) for n in (7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 8)]) == 1.0
-    # Of two pictures that changed, one for better and one for worse, the difference is none.
-    better, other = hits(8), Figure("top1", mean_of_rows(np.arange(10) > 1), 10)
-    assert smallest_alpha([other] + [better] * 10) == 0.0
-    # 5 of 10 got better and 4 worse: 0.1 with an error of 0.3.
-    mixed = Figure("top1", mean_of_rows(np.array([0] * 5 + [1] * 5)), 10)
-    best = Figure("top1", mean_of_rows(np.array([1] * 5 + [0] * 4 + [1])), 10)
-    assert smallest_alpha([mixed] + [best] * 10) == 0.0
 
 
 @pytest.mark.slow

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..embedding.dual_encoder import DualEncoder
 from ..embedding.load_encoder import load_dual_encoder
-from ..evaluation.numerics.head_fitting import first_within_noise
-from ..evaluation.tasks.measured_change import Figure, measure_zero_shot
+from ..evaluation.tasks.measured_change import Figure, first_near_best, measure_zero_shot
 from ..model_card.card import ModelCardDetails, write_model_card
 from .adapt_data import Draw
 from .adapt_folder import RUNS_FOLDER
@@ -26,24 +24,7 @@ from .weight_space import interpolate_weights
 
 ALPHAS = tuple(step / 10 for step in range(11))
 """The shares of the way to the new weights that `wise="auto"` tries."""
-_RESAMPLES = 500  # of the validation rows, for the standard error of a difference
 _BATCH_NORM_IMAGES = 256  # to measure statistics on between two ResNets
-
-
-def smallest_alpha(figures: list[Figure]) -> float:
-    """The smallest of `ALPHAS` whose figure is within half a standard error of the best one.
-
-    So the model stays as near to what it was as the task allows. The error is that of the paired difference over
-    resamples of the pictures.
-
-    Args:
-        figures (`list[Figure]`): The figure at each of `ALPHAS`, on the same pictures.
-    """
-    best = max(figures, key=lambda one: one.value)
-    weights = np.random.default_rng(0).multinomial(best.rows, np.full(best.rows, 1 / best.rows), size=_RESAMPLES)
-    resampled = best.statistic(weights.astype(np.float64))
-    errors = [np.nanstd(resampled - one.statistic(weights.astype(np.float64))) for one in figures]
-    return ALPHAS[first_within_noise(best.value - np.array([one.value for one in figures]), np.array(errors))]
 
 
 class TowerMethod:
@@ -104,7 +85,8 @@ class TowerMethod:
             return self._at(tuned, float(wise), draw), float(wise), "what was asked for"
         if draw.validation is None:
             return tuned, 1.0, "the lack of validation rows"
-        alpha = smallest_alpha([self._on_validation(self._at(tuned, alpha, draw), draw) for alpha in ALPHAS])
+        # The smallest that is near the best, so that the model stays as near to what it was as the task allows.
+        alpha = ALPHAS[first_near_best([self._on_validation(self._at(tuned, each, draw), draw) for each in ALPHAS])]
         return self._at(tuned, alpha, draw), alpha, "validation rows"
 
     def _at(self, tuned: DualEncoder, alpha: float, draw: Draw) -> DualEncoder:

@@ -11,6 +11,7 @@ from clip_hf.evaluation.tasks.measured_change import (
     Change,
     Figure,
     figure_of_scores,
+    first_near_best,
     measure_change,
     pictures_sharing_texts,
 )
@@ -101,3 +102,22 @@ def test_fewer_than_six_units_decide_nothing():
 def test_a_wide_interval_that_holds_0_decides_nothing(interval, undecided):
     change = Change("task", "x", "top1", 26, 0.5, [0.654], (0, 1), (0, 1), interval)
     assert change.is_noise and change.is_undecided == undecided
+
+
+def first(right: int) -> Figure:
+    """A figure of 10 pictures, of which so many of the first ones are right."""
+    return hits(np.arange(10) < right)
+
+
+def test_the_first_figure_near_the_best_is_the_most_cautious():
+    # One picture of 10 fewer: the difference is 0.1, and its standard error sqrt(0.1 * 0.9 / 10) = 0.095.
+    assert first_near_best([first(n) for n in (2, 2, 5, 8, 8, 8)]) == 3
+    assert first_near_best([first(4)] * 5) == 0
+    assert first_near_best([first(7)] * 4 + [first(8)]) == 4
+    # 5 of 10 got better and 4 worse: 0.1 with an error of 0.3.
+    assert first_near_best([hits([0] * 5 + [1] * 5), hits([1] * 5 + [0] * 4 + [1])]) == 0
+    # Of classes: two of class 0 and the one of class 1 are gained.
+    scores = [np.eye(2)[rows] for rows in ([1, 1, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1])]
+    assert (
+        first_near_best([figure_of_scores("mean_per_class", each, np.array([0, 0, 0, 0, 1])) for each in scores]) == 2
+    )

@@ -12,6 +12,7 @@ import numpy as np
 from ...embedding.dual_encoder import DualEncoder
 from ...embedding.encoding_options import EncodingOptions
 from ..numerics.bootstrap import resampled_interval
+from ..numerics.head_fitting import first_within_noise
 from ..numerics.metrics import classification_statistic
 from ..numerics.statistics import Statistic, mean_of_rows
 from ..registry.evaluation_data import ClassificationData, RetrievalData
@@ -26,6 +27,7 @@ LEAST_UNITS = 6
 """With fewer, even if all of them changed alike, a sign test would not reach 5%: 2 * 0.5 ** 5 = 6%."""
 WIDEST = 0.1
 """An interval that holds 0 and reaches further than this either way does not say that nothing changed."""
+_RESAMPLES = 500  # for the standard error of a difference
 _ROUNDING = 1e-12  # means of equal figures, summed up in another order
 
 
@@ -167,6 +169,19 @@ def _mean_over(figures: list[Figure], seed: int) -> Statistic:
         return np.einsum("rc,cr->r", drawn, values)
 
     return statistic
+
+
+def first_near_best(figures: list[Figure]) -> int:
+    """The first of some figures of the same pictures that is within half a standard error of the best one.
+
+    The error is that of the paired difference, over resamples of the pictures, see [`first_within_noise`].
+    """
+    best = max(figures, key=lambda one: one.value)
+    generator = np.random.default_rng(0)
+    weights = generator.multinomial(best.rows, np.full(best.rows, 1 / best.rows), size=_RESAMPLES).astype(np.float64)
+    differences = [best.value - one.value for one in figures]
+    errors = [np.nanstd(best.statistic(weights) - one.statistic(weights)) for one in figures]
+    return first_within_noise(np.array(differences), np.array(errors))
 
 
 def figure_of_scores(metric: str, scores: np.ndarray, targets: np.ndarray) -> Figure:
