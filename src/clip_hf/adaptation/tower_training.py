@@ -164,7 +164,8 @@ def train_towers(options: AdaptOptions, draw: Draw, width: int, folder: Path) ->
         train(training_options(options, draw, size, folder))
     finally:
         planning.logger.removeHandler(listener)
-    return folder / TRAINING_FOLDER / "last", size, listener.messages
+    warnings = [message.replace("`max_steps`", "`steps`") for message in listener.messages]
+    return folder / TRAINING_FOLDER / "last", size, warnings
 
 
 def training_options(options: AdaptOptions, draw: Draw, size: TrainingSize, folder: Path) -> TrainingOptions:
