@@ -16,8 +16,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NoReturn
 
 from . import (
@@ -123,6 +124,23 @@ def _did_you_mean(given: str, known: Sequence[str]) -> str:
     return f". Did you mean {meant}?" if meant else ""
 
 
+@contextmanager
+def plain_warnings(command: str) -> Iterator[None]:
+    """Print what users are warned of as errors are printed, without file, line and source of the library."""
+    before = warnings.formatwarning
+
+    def shown(message: Warning | str, category: type[Warning], *where: object) -> str:
+        if issubclass(category, UserWarning):
+            return escape_controls(f"clip-hf {command}: {message}") + "\n"
+        return before(message, category, *where)
+
+    warnings.formatwarning = shown
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `clip-hf`.
 
@@ -163,7 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_server_arguments(parsers[options.command], options)
         module = options.command if options.server is None else "on_server"
     try:
-        with serve.ended_by_signals() if options.command == "serve" else nullcontext():
+        signals = serve.ended_by_signals() if options.command == "serve" else nullcontext()
+        with plain_warnings(options.command), signals:
             return importlib.import_module(f"clip_hf.cli.{module}").run(options)
     except BrokenPipeError:
         # Whoever reads the output has enough, as `head` has; Python would complain when it closes the output.
@@ -180,4 +199,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-__all__ = ["VERSION", "Parser", "main"]
+__all__ = ["VERSION", "Parser", "main", "plain_warnings"]

@@ -24,7 +24,7 @@ _EPILOG = """\
 examples:
   clip-hf adapt openai/clip-vit-base-patch32 my_photos --shots 16 --seeds 3
   clip-hf adapt my_model my_photos --method clap --templates "a photo of a {}, a type of shoe."
-  clip-hf adapt my_model digits --method full --wise auto --retain cifar10
+  clip-hf adapt my_model digits --method full --wise 1 --retain cifar10
   clip-hf adapt my_model "pairs/*.parquet" --method flyp --caption-column caption --retain none
   clip-hf adapt outputs/demo/vit/last openmoji_skin_tones --method probe --shots 16    offline
 """
@@ -75,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--wise",
         metavar="ALPHA",
-        help="share of the way from the old weights to the new, 0 to 1, or auto: chosen on validation rows (WiSE-FT)",
+        help="share of the way from the old weights to the new (WiSE-FT), 0 to 1; none or 1: the trained model; auto: "
+        "the smallest that is about as good as the best on validation rows (default: auto; 1 without such rows)",
     )
     add_skip_argument(add_image_arguments(parser))
     work = parser.add_argument_group("work")

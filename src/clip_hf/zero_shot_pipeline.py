@@ -186,8 +186,7 @@ def _load_model(source: str | os.PathLike, dtype: torch.dtype | None, location: 
     if missing:
         raise ValueError(
             f"{source} is not a CLIP with an image and a text tower: it lacks {len(missing)} of the weights, such as "
-            f"{missing[0]}. A classifier with a fixed set of classes, or a single tower, cannot compare images with "
-            "labels; `transformers.pipeline` has tasks for those."
+            f"{missing[0]}. A single tower cannot compare images with labels."
         )
     return model
 

@@ -76,7 +76,8 @@ def test_the_best_validation_seed_is_saved(model, tmp_path, undrawn_plots):
 
 def test_trained_towers_are_saved_as_a_plain_model(model, tmp_path, undrawn_plots):
     folder = tmp_path / "o"
-    report = adapted(model, folder, method="flyp", shots=4, steps=3, learning_rate=0.01)
+    report = adapted(model, folder, method="flyp", shots=4, steps=3, learning_rate=0.01, wise=1)
+    assert "The training has 3 steps of 12 pairs; that is little time to learn." in report.advice[0]
     assert report.seeds[0].trained == report.seeds[0].parameters
     changed, trained = weights(folder / "model"), weights(folder / "runs/seed0/training/last")
     assert all(torch.equal(changed[name], trained[name]) for name in trained)
@@ -97,7 +98,9 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_classes_are_learned_by_few_or_all_weights(method, model, tmp_path, undrawn_plots):
-    report = adapted(model, tmp_path / "o", method=method, shots=4, steps=3, learning_rate=0.01, crop_scale=(0.5, 1))
+    report = adapted(
+        model, tmp_path / "o", method=method, shots=4, steps=3, learning_rate=0.01, crop_scale=(0.5, 1), wise=1
+    )
     (one,) = report.seeds
     assert 0 < one.trained <= one.parameters and (one.trained < one.parameters / 20) == (method == "lora")
     before, after = weights(model), weights(report.model_folder)
@@ -114,7 +117,10 @@ def test_weights_in_between(model, tmp_path, undrawn_plots):
         assert torch.allclose(value, (before[name] + tuned[name]) / 2, atol=1e-6)
     auto = adapted(model, tmp_path / "auto", method="flyp", shots=4, steps=3, learning_rate=0.01, wise="auto")
     assert auto.seeds[0].settings["alpha"] in [step / 10 for step in range(11)]
+    assert auto.seeds[0].settings["alpha from"] == "validation rows" and "Alpha, the share" in auto.how_measured()
     none = {"train": labelled(4), "test": labelled(4)}
+    whole = adapted(model, tmp_path / "whole", data=none, method="flyp", shots=4, steps=3, learning_rate=0.01)
+    assert "trained weights: 1 (by the lack of validation rows)" in whole.how_measured()
     with pytest.raises(ValueError, match="`wise` is auto, which needs rows to choose on, and there are none"):
         adapted(model, tmp_path / "none", data=none, method="flyp", shots=4, wise="auto")
     assert not (tmp_path / "none").exists()

@@ -29,6 +29,7 @@ def test_arguments_become_options():
     assert (asked.method, asked.shots, asked.all_seeds, asked.wise, asked.retain) == ("lora", 4, [0, 1], 0.5, None)
     assert asked.crop_scale == (0.3, 1.0) and str(asked.output_dir) == "adapted/m-digits-lora"
     assert options_of("--wise", "AUTO").wise == "auto" and options_of().retain == "openmoji"
+    assert options_of("--wise", "none").wise == 1 and options_of().wise is None
     assert options_of("--templates", "a {}.").data_options.templates == ("a {}.",)
 
 
@@ -57,6 +58,7 @@ def test_the_report_is_printed(tiny_processor, tmp_path, capsys, undrawn_plots):
     ]
     assert main([*line, "--output-dir", str(tmp_path / "o"), "--resamples", "50"]) == 0
     out = capsys.readouterr().out
+    assert " ".join(out.split()).count("data has no test part: ") == 1
     assert "measured on" in out and "data (test): top-1 accuracy" in out
     assert f"The model is in {tmp_path / 'o' / 'model'}, the report in {tmp_path / 'o'}." in out
     assert main([*line, "--output-dir", str(tmp_path / "o")]) == 1

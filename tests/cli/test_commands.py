@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ import _clip_hf_cli.embed
 import _clip_hf_cli.evaluate
 import _clip_hf_cli.interpolate
 import _clip_hf_cli.search
+from _clip_hf_cli import plain_warnings
 from clip_hf import ImageLimits
 from clip_hf.adaptation import interpolation
 from clip_hf.checkpoints import FORMATS, TOWERS
@@ -282,3 +284,13 @@ def test_the_package_is_a_program(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("clip_hf", run_name="__main__")
     assert (stop.value.code, capsys.readouterr().out) == (0, "clip_hf 0.1.0\n")
+
+
+def test_warnings_are_printed_without_the_place_in_the_library():
+    before = warnings.formatwarning
+    with plain_warnings("adapt"):
+        assert warnings.formatwarning("2 were skipped.\x1b", UserWarning, "a.py", 3) == (
+            "clip-hf adapt: 2 were skipped.\\x1b\n"
+        )
+        assert "a.py:3: DeprecationWarning" in warnings.formatwarning("old", DeprecationWarning, "a.py", 3, "x = 1")
+    assert warnings.formatwarning is before

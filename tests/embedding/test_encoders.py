@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module, remove_hook_from_module
 from PIL import Image
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
@@ -22,6 +23,7 @@ from transformers import (
     AlignModel,
     AltCLIPConfig,
     AltCLIPModel,
+    AutoModel,
     CLIPModel,
     CLIPProcessor,
     CLIPTextModel,
@@ -38,10 +40,18 @@ from transformers import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-from clip_hf import ClipHFModel, ClipHFProcessor, ClipHFTokenizer, checkpoints
+from clip_hf import (
+    ClipHFForImageClassification,
+    ClipHFModel,
+    ClipHFProcessor,
+    ClipHFTokenizer,
+    ClipHFVisionModelWithProjection,
+    checkpoints,
+)
 from clip_hf.embedding.dual_encoder import DualEncoder, NotFiniteError
 from clip_hf.embedding.load_encoder import load_dual_encoder
 from clip_hf.embedding.transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
+from clip_hf.export import export_model
 from clip_hf.training.freezing import freeze
 from clip_hf.utils import dtypes
 from clip_hf.utils.fingerprints import tokenizer_digest, weights_digest
@@ -552,6 +562,25 @@ def test_a_tower_alone_is_refused(tmp_path, clip_folder, tiny_processor):
     ClipHFProcessor.from_pretrained(clip_folder).save_pretrained(partial)
     with pytest.raises(ValueError, match="lacks 1 of the model's weights .visual_projection.weight"):
         load_dual_encoder(partial)
+
+
+def test_a_classifier_is_refused_as_one_and_not_for_its_tokenizer(tmp_path, tiny_processor):
+    clip = make_tiny_model("vit")
+    head = ClipHFForImageClassification.from_text_classifier(clip, torch.randn(2, clip.config.projection_dim), "ab")
+    head.save_pretrained(tmp_path)
+    tiny_processor.image_processor.save_pretrained(tmp_path)
+    task = "zero-shot-image-classification"
+    for load in (
+        load_dual_encoder,
+        ClipHFModel.from_pretrained,
+        AutoModel.from_pretrained,
+        lambda folder: export_model(folder, tmp_path / "exported"),
+        lambda folder: transformers.pipeline(task, model=folder),
+    ):
+        with pytest.raises(ValueError, match="a fixed set of classes .ClipHFForImageCl.*pipeline.'image-c"):
+            load(str(tmp_path))
+    assert ClipHFForImageClassification.from_pretrained(tmp_path).num_labels == 2
+    ClipHFVisionModelWithProjection.from_pretrained(tmp_path)  # it has that tower
 
 
 def test_open_clip_is_named_where_it_is_missing(monkeypatch):

@@ -33,7 +33,9 @@ class AdaptOptions:
         retain (*optional*, defaults to `"openmoji"`): What is measured besides the task, before and after: labelled or
             captioned pictures; None for nothing.
         wise (`float` or `"auto"`, *optional*): For the methods that train towers: the share of the way from the old
-            weights to the new ones (WiSE-FT, Wortsman et al. 2022); `"auto"` chooses it on validation rows.
+            weights to the new ones (WiSE-FT, Wortsman et al. 2022); 1 is the model as it was trained. `"auto"`, the
+            default where there are validation rows, chooses the smallest share that is within half a standard error
+            of the best one on them; without such rows the default is 1.
         steps, batch_size (`int`, *optional*), learning_rate (`float`, *optional*): Of the training of the towers; by
             default they follow from the number of examples, see [`size_training`].
         crop_scale (`tuple[float, float]`, *optional*): Least and largest share of the picture that a random crop

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What an adaptation gained and lost: a table, words, a plot, JSON, and figures for the model card."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,12 +130,17 @@ class AdaptationReport(EvaluationResult):
         return "\n\n".join([*self.verdict, *self.advice, *self.seed_lines(), self.how_measured()])
 
     def how_measured(self) -> str:
-        """What the intervals are of."""
+        """What the intervals are of, which rows choices were made on, and of trained towers alpha."""
         several = f" and over the {len(self.seeds)} draws" if len(self.seeds) > 1 else ""
         mean = "; the figures after are means over draws, ± their standard deviation" if several else ""
+        alphas = [f"{one.settings['alpha']:g}" for one in self.seeds if "alpha from" in one.settings]
+        alpha = ""
+        if alphas:
+            chosen_by = self.seeds[0].settings["alpha from"]
+            alpha = f" Alpha, the share of the way to the trained weights: {', '.join(alphas)} (by {chosen_by})."
         return (
             f"Intervals are 95% percentiles of a paired bootstrap over test pictures{several}{mean}. "
-            f"Validation: {self.validation_from}."
+            f"Validation: {self.validation_from}.{alpha}"
         )
 
     def seed_lines(self) -> list[str]:
@@ -206,40 +212,106 @@ def _plain_setting(value: Any) -> str:
 
 
 def describe_changes(changes: list[Change], method: str, baseline: str = "zero-shot") -> list[str]:
-    """Say what was gained and lost, a sentence for each figure; a change within its interval is noise."""
-    sentences = []
+    """Say what was gained and lost: one conclusion on the task, and a sentence for each figure of what is retained.
+
+    A change whose interval holds 0 is noise; if the interval is wide, the test is too small to tell.
+    """
+    on_task = [one for one in changes if one.role == "task"]
+    sentences = [_conclusion(on_task, method, baseline)] if on_task else []
     for one in changes:
-        amount = f"{points_text(one.change)} points (95% interval {points_text(one.interval[0])} to "
-        amount += f"{points_text(one.interval[1])})"
-        where = f"{metric_label(one.metric)} on {one.data}"
         if one.role == "task":
-            if one.is_noise:
-                words = f"{method} did not help beyond noise: {where} is within noise of {baseline}, {amount}."
-            else:
-                words = f"{method} {'gained' if one.change > 0 else 'lost'} on the task: {where}, {amount}."
-        elif one.interval == (0.0, 0.0):
-            words = f"What the model could do before is unchanged: {where}."
+            continue
+        if one.interval == (0.0, 0.0):
+            words = f"What the model could do before is unchanged: {_where(one)}."
+        elif one.is_undecided:
+            words = f"{_tested(one)} cannot decide whether what the model could do before is kept: {_amount(one)}."
         elif one.is_noise:
-            words = f"What the model could do before is kept within noise: {where}, {amount}."
+            words = f"What the model could do before is kept within noise: {_amount(one)}."
         else:
-            words = f"What the model could do before {'grew' if one.change > 0 else 'fell'}: {where}, {amount}."
+            words = f"What the model could do before {'grew' if one.change > 0 else 'fell'}: {_amount(one)}."
         sentences.append(words)
     return sentences
 
 
-def advise(changes: list[Change], options: AdaptOptions) -> list[str]:
-    """Say what to try, by what was gained and lost."""
+def _conclusion(on_task: list[Change], method: str, baseline: str) -> str:
+    """What the figures of the task say together."""
+    amounts = "; ".join(map(_amount, on_task))
+    clear = {"gained" if one.change > 0 else "lost" for one in on_task if not one.is_noise}
+    undecided = next((one for one in on_task if one.is_undecided), None)
+    if clear:
+        noise = any(one.is_noise for one in on_task)
+        verb = " and ".join(sorted(clear))
+        return f"{method} {verb} on the task{', in some of its figures' if noise else ''}: {amounts}."
+    if undecided is not None:
+        return (
+            f"{_tested(undecided)} cannot decide whether {method} helps: {amounts}. Give data with a test part, or "
+            "more rows."
+        )
+    if all(one.interval == (0.0, 0.0) for one in on_task):
+        return f"{method} changed nothing on the task: {amounts}."
+    return f"{method} did not help beyond noise of {baseline}: {amounts}."
+
+
+def _where(one: Change) -> str:
+    return f"{metric_label(one.metric)} on {one.data}"
+
+
+def _amount(one: Change) -> str:
+    low, high = map(points_text, one.interval)
+    return f"{_where(one)}, {points_text(one.change)} points (95% interval {low} to {high})"
+
+
+def _tested(one: Change) -> str:
+    """How many pictures there were, and how many of them are independent."""
+    pictures = counted(one.rows, "test picture")
+    return pictures if one.clusters is None else f"{pictures} in {counted(one.clusters, 'group')} with equal captions"
+
+
+def caption_notes(changes: list[Change]) -> list[str]:
+    """Say where pictures were drawn in groups, because their captions are equal."""
+    notes = []
+    for one in changes:
+        if one.clusters is not None:
+            notes.append(
+                f"Captions of {one.data} repeat: its {counted(one.rows, 'picture')} form "
+                f"{counted(one.clusters, 'group')} that share captions. Intervals of {metric_label(one.metric)} are "
+                "over these groups, because equal captions are one query."
+            )
+    return notes
+
+
+def advise(
+    changes: list[Change], options: AdaptOptions, seeds: Sequence[AdaptedSeed] = (), warnings: Sequence[str] = ()
+) -> list[str]:
+    """Say what to try, by what was gained and lost, how the seeds were trained and what their plans were warned of."""
     task = [one for one in changes if one.role == "task"]
     lost = [one for one in changes if one.role != "task" and not one.is_noise and one.change < 0]
-    advice = []
-    if not any(not one.is_noise and one.change > 0 for one in task):
+    gained = any(not one.is_noise and one.change > 0 for one in task)
+    undecided = all(one.is_noise for one in task) and any(one.is_undecided for one in task)
+    advice = [f"The training can hardly have moved the model: {warning}" for warning in dict.fromkeys(warnings)]
+    if all(one.before >= _CEILING for one in task):
+        advice = advice if gained else ["Zero-shot is at its ceiling here: keep the model as it was."]
+    elif options.trains_towers and all(one.interval == (0.0, 0.0) for one in changes):
+        advice += [] if advice else [_unmoved(seeds)]
+    elif not gained and not undecided:
         more = "more examples (--shots)" if options.shots is not None else "more data"
         other = "--method clap, which starts at the texts" if options.trains_towers else "--method lora"
-        if all(one.before >= _CEILING for one in task):
-            advice.append("Zero-shot is at its ceiling here: keep the model as it was.")
-        else:
-            advice.append(f"Keep the model as it was, or try {more}, better prompts (--templates), or {other}.")
+        advice.append(f"Keep the model as it was, or try {more}, better prompts (--templates), or {other}.")
     if lost and options.trains_towers:
-        cure = "a smaller --wise" if options.wise is not None else "--wise auto"
+        used = ", ".join(sorted({f"{one.settings['alpha']:g}" for one in seeds if "alpha from" in one.settings}))
+        cure = f"a --wise below {used}" if used else "a smaller --wise"
         advice.append(f"To keep more of what it could do before, try {cure}, or a head on frozen towers (clap, tip).")
     return advice
+
+
+def _unmoved(seeds: Sequence[AdaptedSeed]) -> str:
+    """What a training that changed no answer was, and what to raise."""
+    if seeds and all(one.settings.get("alpha") == 0 for one in seeds):
+        return (
+            "On the validation rows the trained weights are no better than those before, so alpha is 0 and the model "
+            "is as it was: raise --steps or --learning-rate, or take the trained weights whole with --wise 1."
+        )
+    how = {
+        f"{one.settings['steps']:,} steps at a learning rate of {one.settings['learning_rate']:.2g}" for one in seeds
+    }
+    return f"The training barely moved the model ({', '.join(sorted(how))}): raise --steps or --learning-rate."

@@ -42,9 +42,11 @@ class Adapted:
         entry ([`AdaptedSeed`]): What it was made of.
         on_task, on_retained (`list[Figure]`): Its figures, in the order of those before.
         save (`Callable`): Writes model, processor and card into a folder, given what the card says.
+        warnings (`list[str]`): Why its training can hardly have moved the model.
     """
 
     entry: AdaptedSeed
     on_task: list[Figure]
     on_retained: list[Figure]
     save: Callable[[Path, ModelCardDetails], None]
+    warnings: list[str] = field(default_factory=list)

@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ..embedding.dual_encoder import DualEncoder
 from ..embedding.load_encoder import load_dual_encoder
-from ..evaluation.tasks.measured_change import measure_zero_shot
+from ..evaluation.tasks.measured_change import Figure, first_near_best, measure_zero_shot
 from ..model_card.card import ModelCardDetails, write_model_card
 from .adapt_data import Draw
 from .adapt_folder import RUNS_FOLDER
@@ -41,15 +40,13 @@ class TowerMethod:
         started = time.perf_counter()
         width = start.encoder.model.config.vision_config.hidden_size
         place = self.folder / RUNS_FOLDER / f"seed{draw.seed}"
-        trained, size = train_towers(options, draw, width, place)
+        trained, size, warnings = train_towers(options, draw, width, place)
         seconds = time.perf_counter() - started
         settings = {name: value for name, value in asdict(size).items() if value is not None}
         encoder = self._encoder(load_dual_encoder(str(trained), device=start.encoder.device))
-        if options.wise is not None:
-            encoder, settings["alpha"] = self._between(encoder.model, draw)
-        score = None
-        if draw.validation is not None:
-            score = self._score(encoder, draw)
+        encoder, alpha, chosen_on = self._between(encoder, draw)
+        settings |= {"alpha": alpha, "alpha from": chosen_on}
+        score = None if draw.validation is None else self._on_validation(encoder, draw).value
         entry = AdaptedSeed(
             seed=draw.seed,
             examples=len(draw.train),
@@ -70,31 +67,32 @@ class TowerMethod:
             encoder.processor.save_pretrained(folder)
             write_model_card(folder, encoder.model.config, None, details, encoder.model.num_parameters())
 
-        return Adapted(entry, on_task, on_retained, save)
+        return Adapted(entry, on_task, on_retained, save, warnings)
 
     def _encoder(self, encoder: DualEncoder) -> DualEncoder:
         """The encoder, reading images as the one before does."""
         encoder.set_image_options(**self.start.options.image_options)
         return encoder
 
-    def _score(self, encoder: DualEncoder, draw: Draw) -> float:
+    def _on_validation(self, encoder: DualEncoder, draw: Draw) -> Figure:
         """The first figure on the validation rows."""
-        return measure_zero_shot(encoder, draw.validation, self.start.options.encoding).figures[0].value
+        return measure_zero_shot(encoder, draw.validation, self.start.options.encoding).figures[0]
 
-    def _between(self, tuned: nn.Module, draw: Draw) -> tuple[DualEncoder, float]:
-        """The model at the share that was asked for, or at the one that is best on validation rows.
-
-        Among equals it is the smallest, which keeps most of the model.
-        """
+    def _between(self, tuned: DualEncoder, draw: Draw) -> tuple[DualEncoder, float, str]:
+        """The model at the share that was asked for, or that validation rows choose; the share, and what chose it."""
         wise = self.start.options.wise
-        if wise != "auto":
-            return self._at(tuned, float(wise), draw), float(wise)
-        scores = {alpha: self._score(self._at(tuned, alpha, draw), draw) for alpha in ALPHAS}
-        alpha = max(ALPHAS, key=lambda alpha: (scores[alpha], -alpha))
-        return self._at(tuned, alpha, draw), alpha
+        if wise not in (None, "auto"):
+            return self._at(tuned, float(wise), draw), float(wise), "what was asked for"
+        if draw.validation is None:
+            return tuned, 1.0, "the lack of validation rows"
+        # The smallest that is near the best, so that the model stays as near to what it was as the task allows.
+        alpha = ALPHAS[first_near_best([self._on_validation(self._at(tuned, each, draw), draw) for each in ALPHAS])]
+        return self._at(tuned, alpha, draw), alpha, "validation rows"
 
-    def _at(self, tuned: nn.Module, alpha: float, draw: Draw) -> DualEncoder:
-        before = self.start.encoder
+    def _at(self, tuned: DualEncoder, alpha: float, draw: Draw) -> DualEncoder:
+        if alpha == 1:
+            return tuned
+        before, tuned = self.start.encoder, tuned.model
         model = interpolate_weights(before.model, tuned, alpha)
         encoder = self._encoder(load_dual_encoder(model, processor=before.processor))
         if 0 < alpha < 1 and batch_norm_layers(model):

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Adapt a model to labelled images or captions, and say what was gained and lost."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..embedding.dual_encoder import DualEncoder
 from ..embedding.load_encoder import load_dual_encoder
 from ..evaluation.tasks.evaluation_result import chance_of
 from ..evaluation.tasks.measured_change import Change, measure_change, measure_zero_shot
-from ..evaluation.tasks.zero_shot import class_notes
+from ..evaluation.tasks.zero_shot import EqualClassesWarning, class_notes
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model_card.card import ModelCardDetails
 from ..model_card.section_texts import public_name
@@ -23,7 +24,7 @@ from ..utils.wording import safe_name
 from .adapt_data import Draw, draw_examples, load_adaptation_data, load_retained
 from .adapt_folder import MODEL_FOLDER, RESULTS, check_folder, prepared_folder
 from .adapt_options import AdaptOptions
-from .adapt_report import AdaptationReport, advise, describe_changes
+from .adapt_report import AdaptationReport, advise, caption_notes, describe_changes
 from .adapted_heads import HeadMethod
 from .adapted_model import Adapted, Starting
 from .adapted_towers import TowerMethod
@@ -76,7 +77,9 @@ def adapt(options: AdaptOptions, say: Callable[[str], None] | None = None) -> Ad
             say(note)
         if data.has_labels:
             test = data.test
-            notes += class_notes(encoder, test.class_names, test.templates, f"{test.name} ({test.split})")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", EqualClassesWarning)  # the report's notes say it
+                notes += class_notes(encoder, test.class_names, test.templates, f"{test.name} ({test.split})")
         start = Starting(options, encoder, data, retained)
         start.on_task = measure_zero_shot(encoder, data.test, options.encoding)
         if retained is not None:
@@ -127,7 +130,7 @@ def _load_model(options: AdaptOptions) -> DualEncoder:
 
 def _report(start: Starting, draw: Draw, adapted: list[Adapted], notes: list[str]) -> AdaptationReport:
     options, test = start.options, start.data.test
-    changes = _changes(start, adapted)
+    changes, seeds = _changes(start, adapted), [one.entry for one in adapted]
     best = max(adapted, key=lambda one: -1.0 if one.entry.validation is None else one.entry.validation)
     report = AdaptationReport(
         model=str(options.model),
@@ -136,13 +139,13 @@ def _report(start: Starting, draw: Draw, adapted: list[Adapted], notes: list[str
         method=options.method,
         shots=options.shots,
         changes=changes,
-        seeds=[one.entry for one in adapted],
+        seeds=seeds,
         saved_seed=best.entry.seed,
         validation_from=draw.validation_from,
         verdict=describe_changes(changes, options.method),
-        advice=advise(changes, options),
+        advice=advise(changes, options, seeds, [warning for one in adapted for warning in one.warnings]),
         folder=str(options.folder),
-        notes=notes,
+        notes=notes + caption_notes(changes),
     )
     report.record_encoder(start.encoder)
     if start.data.has_labels:

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Train the towers on the examples of an adaptation, by the one training loop, sized to the examples."""
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from torch import nn
 
 from ..evaluation import ClassificationData
 from ..model.zero_shot_clip_hf import prompts_for
-from ..training import TrainingOptions, train
+from ..training import TrainingOptions, planning, train
 from ..training.trained_models import ADAPTER_FOLDER
 from ..utils.atomic import replaced_folder
 from .adapt_data import Data, Draw
@@ -137,16 +138,34 @@ def _with_bytes(source: Any) -> dict[str, Any]:
     return {"path": source["path"], "bytes": source["bytes"]}
 
 
-def train_towers(options: AdaptOptions, draw: Draw, width: int, folder: Path) -> tuple[Path, TrainingSize]:
-    """Train the towers on a draw of examples; returns the folder of the model, and the training's size.
+class _Listener(logging.Handler):
+    """Keeps what is said, besides that it is shown."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def train_towers(options: AdaptOptions, draw: Draw, width: int, folder: Path) -> tuple[Path, TrainingSize, list[str]]:
+    """Train the towers on a draw of examples; returns the folder of the model, the training's size, and what its plan
+    was warned of.
 
     The examples are in `folder/examples`, the training, with a recipe that repeats it, in `folder/training`.
     """
     write_examples(draw.train, folder / EXAMPLES_FOLDER)
     given = {name: getattr(options, name) for name in ("steps", "batch_size", "learning_rate")}
     size = size_training(options.method, len(draw.train), width, given)
-    train(training_options(options, draw, size, folder))
-    return folder / TRAINING_FOLDER / "last", size
+    listener = _Listener()
+    planning.logger.addHandler(listener)
+    try:
+        train(training_options(options, draw, size, folder))
+    finally:
+        planning.logger.removeHandler(listener)
+    warnings = [message.replace("`max_steps`", "`steps`") for message in listener.messages]
+    return folder / TRAINING_FOLDER / "last", size, warnings
 
 
 def training_options(options: AdaptOptions, draw: Draw, size: TrainingSize, folder: Path) -> TrainingOptions:

@@ -50,7 +50,6 @@ def load_dual_model(
     if model_class is None:
         _check_is_dual(name)
         model_class, processor_class = AutoModel, AutoProcessor
-    processor = processor_class.from_pretrained(name) if processor is None else processor
     model, info = model_class.from_pretrained(name, dtype=dtype, output_loading_info=True)
     missing = sorted(info.get("missing_keys", ()))
     if missing:
@@ -58,7 +57,8 @@ def load_dual_model(
             f"{name} lacks {len(missing)} of the model's weights ({listed(missing, 4)}): random ones would take their "
             "place. Both towers with their projections are needed."
         )
-    return model, processor
+    # After the model, which says of a classifier that it is one; it has no tokenizer either.
+    return model, processor_class.from_pretrained(name) if processor is None else processor
 
 
 def read_config(name: str | os.PathLike, **location: Any) -> dict[str, Any]:

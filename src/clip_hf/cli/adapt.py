@@ -3,6 +3,7 @@
 """`clip-hf adapt`: adapt a model to a task, and say what was gained and lost."""
 
 import argparse
+from collections.abc import Container
 
 from transformers.utils import logging
 
@@ -54,16 +55,16 @@ def adapt_options(options: argparse.Namespace) -> AdaptOptions:
 
 def _share_or_auto(text: str | None) -> float | str | None:
     if text is None or text.strip().lower() == "none":
-        return None
+        return None if text is None else 1.0
     try:
         return float(text)
     except ValueError:
         return text.strip().lower()
 
 
-def show(report: AdaptationReport) -> None:
-    """Print the table, what it means, and where the model is."""
-    print(report.terminal_table())
+def show(report: AdaptationReport, said: Container[str] = ()) -> None:
+    """Print the table, with the notes that were not said before, what it means, and where the model is."""
+    print(report.terminal_table(left_out=said))
     for line in (*report.verdict, *report.advice, report.how_measured()):
         print(wrap_lines(line))
     print(wrap_lines(f"The model is in {report.model_folder}, the report in {report.folder}."))
@@ -72,5 +73,11 @@ def show(report: AdaptationReport) -> None:
 def run(options: argparse.Namespace) -> int:
     """Adapt, and report; returns the exit status."""
     logging.disable_progress_bar()
-    show(adapt(adapt_options(options), say=lambda line: print(wrap_lines(line))))
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        print(wrap_lines(line))
+
+    show(adapt(adapt_options(options), say), said)
     return 0

@@ -159,6 +159,20 @@ class ClipHFModel(ClipHFPreTrainedModel):
         if self.logit_bias is not None:
             init.constant_(self.logit_bias, self.config.logit_bias_init_value)
 
+    def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
+        # transformers calls it once the weights are there; a random text tower would take the place of what is not.
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        missing = sorted(key for key in loading_info.missing_keys if key.startswith("text_model."))
+        for name in self.config.architectures or ():
+            task = {"ForImageClassification": "image", "ForVideoClassification": "video"}.get(name[-22:])
+            if task is not None and missing:
+                source = self.config.name_or_path
+                raise ValueError(
+                    f"{source} is a classifier with a fixed set of classes ({name}), not a CLIP with an image and a "
+                    f"text tower: it lacks {len(missing)} weights, such as {missing[0]}. It cannot compare images "
+                    f"with texts; run it as pipeline('{task}-classification', model={source!r})."
+                )
+
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """Upload the model to the hub. If clip_hf is installed, write or update the model card too.
 

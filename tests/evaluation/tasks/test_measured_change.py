@@ -7,7 +7,14 @@ import pytest
 
 from clip_hf.evaluation import bootstrap_mean_interval
 from clip_hf.evaluation.numerics.statistics import mean_of_rows
-from clip_hf.evaluation.tasks.measured_change import Change, Figure, figure_of_scores, measure_change
+from clip_hf.evaluation.tasks.measured_change import (
+    Change,
+    Figure,
+    figure_of_scores,
+    first_near_best,
+    measure_change,
+    pictures_sharing_texts,
+)
 
 
 def hits(values: list[int] | np.ndarray) -> Figure:
@@ -56,3 +63,61 @@ def test_other_data_are_refused():
 def test_the_spread_is_that_of_a_sample():
     change = Change("task", "x", "top1", 4, 0.5, [0.5, 0.7], (0, 1), (0, 1), (0, 1))
     assert change.spread == pytest.approx(0.2 / np.sqrt(2)) and change.mean_after == pytest.approx(0.6)
+
+
+def test_pictures_that_share_a_text_directly_or_through_others_are_one_cluster():
+    owners, texts = np.array([0, 0, 1, 1, 2, 3, 4]), np.array([0, 1, 1, 2, 2, 3, 4])
+    assert pictures_sharing_texts(owners, texts).tolist() == [0, 0, 0, 1, 2]
+    assert pictures_sharing_texts(np.array([0, 0, 1]), np.array([0, 0, 1])) is None
+    assert pictures_sharing_texts(np.array([0, 1, 2, 0]), np.array([3, 0, 1, 1])).tolist() == [0, 1, 0]
+
+
+def test_one_of_few_repeated_captions_that_flips_is_no_gain():
+    """Of 6 captions of 24 pictures each, one is found after the adaptation: 24 pictures are one observation."""
+    captions = np.repeat(np.arange(6), 24)
+    before, after = hits(captions < 2), hits(captions < 3)
+    as_if_independent = measure_change("task", "x", before, [after])
+    assert as_if_independent.interval[0] > 0.1
+    before.clusters = after.clusters = captions
+    change = measure_change("task", "x", before, [after])
+    assert (change.change, change.rows, change.units) == (pytest.approx(1 / 6), 144, 6)
+    drawn = np.random.default_rng(0)
+    values = [np.bincount(drawn.integers(6, size=6), minlength=6)[2] / 6 for _ in range(1000)]
+    assert change.interval == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+    assert change.interval[0] == 0 and change.is_noise and change.is_undecided
+
+
+def test_fewer_than_six_units_decide_nothing():
+    captions = np.repeat(np.arange(5), 10)
+    before, after = hits([0] * 50), hits([1] * 50)
+    before.clusters = captions
+    change = measure_change("task", "x", before, [after])
+    assert change.interval == (1.0, 1.0) and change.is_noise and change.is_undecided
+    assert not measure_change("task", "x", hits([0] * 6), [hits([1] * 6)]).is_noise
+
+
+@pytest.mark.parametrize(
+    ("interval", "undecided"), [((-0.039, 0.346), True), ((-0.05, 0.09), False), ((0.0, 0.0), False)]
+)
+def test_a_wide_interval_that_holds_0_decides_nothing(interval, undecided):
+    change = Change("task", "x", "top1", 26, 0.5, [0.654], (0, 1), (0, 1), interval)
+    assert change.is_noise and change.is_undecided == undecided
+
+
+def first(right: int) -> Figure:
+    """A figure of 10 pictures, of which so many of the first ones are right."""
+    return hits(np.arange(10) < right)
+
+
+def test_the_first_figure_near_the_best_is_the_most_cautious():
+    # One picture of 10 fewer: the difference is 0.1, and its standard error sqrt(0.1 * 0.9 / 10) = 0.095.
+    assert first_near_best([first(n) for n in (2, 2, 5, 8, 8, 8)]) == 3
+    assert first_near_best([first(4)] * 5) == 0
+    assert first_near_best([first(7)] * 4 + [first(8)]) == 4
+    # 5 of 10 got better and 4 worse: 0.1 with an error of 0.3.
+    assert first_near_best([hits([0] * 5 + [1] * 5), hits([1] * 5 + [0] * 4 + [1])]) == 0
+    # Of classes: two of class 0 and the one of class 1 are gained.
+    scores = [np.eye(2)[rows] for rows in ([1, 1, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1])]
+    assert (
+        first_near_best([figure_of_scores("mean_per_class", each, np.array([0, 0, 0, 0, 1])) for each in scores]) == 2
+    )

@@ -157,14 +157,22 @@ def _losses(candidates: Iterable[torch.Tensor], labels: torch.Tensor) -> torch.T
 
 
 def _most_cautious(losses: torch.Tensor) -> int:
-    """The first candidate that is no worse than the best one beyond the noise of a few rows.
-
-    Noise is half a standard error of the mean difference over rows, see the constant (Breiman et al. 1984, section
-    3.4.3, has one).
-    """
+    """The first candidate that is no worse than the best one beyond noise, see [`first_within_noise`]."""
     differences = losses - losses[losses.mean(dim=1).argmin()]
     error = differences.std(dim=1) / losses.shape[1] ** 0.5 if losses.shape[1] > 1 else torch.zeros(len(losses))
-    return int((differences.mean(dim=1) <= _ALLOWED_ERRORS * error + _EQUAL).nonzero()[0])
+    return first_within_noise(differences.mean(dim=1).numpy(), error.numpy())
+
+
+def first_within_noise(differences: np.ndarray, errors: np.ndarray) -> int:
+    """The first candidate, the most cautious ones first, that is no worse than the best one beyond noise.
+
+    Noise is half a standard error of the difference, see the constant (Breiman et al. 1984, section 3.4.3, has one).
+
+    Args:
+        differences (`np.ndarray` of shape (candidates,)): How much worse each is than the best one.
+        errors (`np.ndarray` of shape (candidates,)): The standard errors of these.
+    """
+    return int(np.flatnonzero(differences <= _ALLOWED_ERRORS * errors + _EQUAL)[0])
 
 
 def checked_support(

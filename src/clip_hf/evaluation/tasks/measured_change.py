@@ -12,6 +12,7 @@ import numpy as np
 from ...embedding.dual_encoder import DualEncoder
 from ...embedding.encoding_options import EncodingOptions
 from ..numerics.bootstrap import resampled_interval
+from ..numerics.head_fitting import first_within_noise
 from ..numerics.metrics import classification_statistic
 from ..numerics.statistics import Statistic, mean_of_rows
 from ..registry.evaluation_data import ClassificationData, RetrievalData
@@ -22,6 +23,11 @@ from .zero_shot import class_embeddings
 
 Data = ClassificationData | RetrievalData
 CONFIDENCE = 0.95
+LEAST_UNITS = 6
+"""With fewer, even if all of them changed alike, a sign test would not reach 5%: 2 * 0.5 ** 5 = 6%."""
+WIDEST = 0.1
+"""An interval that holds 0 and reaches further than this either way does not say that nothing changed."""
+_RESAMPLES = 500  # for the standard error of a difference
 _ROUNDING = 1e-12  # means of equal figures, summed up in another order
 
 
@@ -33,16 +39,31 @@ class Figure:
         metric (`str`): Its name, such as `"top1"` or `"image_to_text_R@1"`.
         statistic: Its value for many sets of weights (r, n) of the pictures at once.
         rows (`int`): n.
+        clusters (`np.ndarray` of shape (n,), int64, *optional*): Number of the cluster that each picture is in, from 0
+            on: pictures that say nothing independent of each other are drawn together. By default each is alone.
     """
 
     metric: str
     statistic: Statistic
     rows: int
+    clusters: np.ndarray | None = None
 
     @property
     def value(self) -> float:
         """The figure, 0 to 1."""
         return float(self.statistic(np.ones((1, self.rows)))[0])
+
+    @property
+    def units(self) -> int:
+        """Number of clusters."""
+        return self.rows if self.clusters is None else int(self.clusters.max()) + 1
+
+    def interval(self, statistic: Statistic, resamples: int, seed: int) -> tuple[float, float]:
+        """95% percentiles of a statistic of these pictures, over resamples of their clusters."""
+        clusters, over_pictures = self.clusters, statistic
+        if clusters is not None:
+            statistic = lambda weights: over_pictures(weights[:, clusters])  # noqa: E731
+        return resampled_interval(statistic, self.units, resamples, CONFIDENCE, seed)
 
 
 @dataclass
@@ -59,6 +80,7 @@ class Change:
         before_interval, after_interval, interval (`tuple[float, float]`): 95% intervals of `before`, of the mean of
             `after`, and of their difference: percentiles of a bootstrap over pictures (the same ones before and after)
             and, where there are several, over adaptations.
+        clusters (`int`, *optional*): Number of clusters that the bootstrap draws, where pictures are not independent.
     """
 
     role: str
@@ -70,6 +92,12 @@ class Change:
     before_interval: tuple[float, float]
     after_interval: tuple[float, float]
     interval: tuple[float, float]
+    clusters: int | None = None
+
+    @property
+    def units(self) -> int:
+        """How much is independent: clusters, or else pictures."""
+        return self.rows if self.clusters is None else self.clusters
 
     @property
     def mean_after(self) -> float:
@@ -89,8 +117,14 @@ class Change:
 
     @property
     def is_noise(self) -> bool:
-        """Whether the interval of the difference holds 0."""
-        return self.interval[0] <= 0 <= self.interval[1]
+        """Whether the interval of the difference holds 0, or is of too few to mean anything."""
+        return self.interval[0] <= 0 <= self.interval[1] or self.units < LEAST_UNITS
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it is noise because the test is too small: few units, or an interval of many points either way."""
+        too_wide = self.interval[1] - self.interval[0] > 2 * WIDEST
+        return self.is_noise and (too_wide or self.units < LEAST_UNITS)
 
 
 def measure_change(
@@ -110,9 +144,6 @@ def measure_change(
         values = over_adaptations(weights) - before.statistic(weights)
         return np.where(np.abs(values) < _ROUNDING, 0.0, values)
 
-    def interval(statistic: Statistic) -> tuple[float, float]:
-        return resampled_interval(statistic, before.rows, resamples, CONFIDENCE, seed)
-
     # Each interval has the same draws of adaptations, because each starts the generator anew.
     return Change(
         role=role,
@@ -121,9 +152,10 @@ def measure_change(
         rows=before.rows,
         before=before.value,
         after=[one.value for one in after],
-        before_interval=interval(before.statistic),
-        after_interval=interval(_mean_over(after, seed)),
-        interval=interval(difference),
+        before_interval=before.interval(before.statistic, resamples, seed),
+        after_interval=before.interval(_mean_over(after, seed), resamples, seed),
+        interval=before.interval(difference, resamples, seed),
+        clusters=None if before.clusters is None else before.units,
     )
 
 
@@ -137,6 +169,19 @@ def _mean_over(figures: list[Figure], seed: int) -> Statistic:
         return np.einsum("rc,cr->r", drawn, values)
 
     return statistic
+
+
+def first_near_best(figures: list[Figure]) -> int:
+    """The first of some figures of the same pictures that is within half a standard error of the best one.
+
+    The error is that of the paired difference, over resamples of the pictures, see [`first_within_noise`].
+    """
+    best = max(figures, key=lambda one: one.value)
+    generator = np.random.default_rng(0)
+    weights = generator.multinomial(best.rows, np.full(best.rows, 1 / best.rows), size=_RESAMPLES).astype(np.float64)
+    differences = [best.value - one.value for one in figures]
+    errors = [np.nanstd(best.statistic(weights) - one.statistic(weights)) for one in figures]
+    return first_within_noise(np.array(differences), np.array(errors))
 
 
 def figure_of_scores(metric: str, scores: np.ndarray, targets: np.ndarray) -> Figure:
@@ -190,7 +235,34 @@ def measure_zero_shot(encoder: DualEncoder, data: Data, encoding: EncodingOption
     return ZeroShot(
         [
             Figure("image_to_text_R@1", mean_of_rows(result.image_to_text_ranks < 1), count),
-            # A picture is drawn with all its texts.
-            Figure("text_to_image_R@1", lambda weights: by_text(weights[:, owners]), count),
+            # A picture is drawn with all its texts, and with all pictures that share one of them.
+            Figure(
+                "text_to_image_R@1",
+                lambda weights: by_text(weights[:, owners]),
+                count,
+                pictures_sharing_texts(owners, result.text_ids),
+            ),
         ]
     )
+
+
+def pictures_sharing_texts(owners: np.ndarray, text_ids: np.ndarray) -> np.ndarray | None:
+    """The cluster of each picture (n,), from 0 on: pictures with equal texts, directly or through others, are one.
+
+    An equal text is one query, however many pictures it came with: where it is ranked higher, all of them are.
+
+    Args:
+        owners, text_ids (`np.ndarray` of shape (m,), int64): The picture of each text, and which texts are equal.
+
+    Returns:
+        None where no two pictures share a text.
+    """
+    count = int(owners.max()) + 1
+    clusters, before = np.arange(count), None
+    while before is None or not np.array_equal(before, clusters):
+        before = clusters.copy()
+        lowest = np.full(int(text_ids.max()) + 1, count)
+        np.minimum.at(lowest, text_ids, clusters[owners])
+        np.minimum.at(clusters, owners, lowest[text_ids])
+    names, numbers = np.unique(clusters, return_inverse=True)
+    return None if len(names) == count else numbers
