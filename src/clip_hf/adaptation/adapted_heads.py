@@ -3,6 +3,7 @@
 """Adapt by a head on frozen features: the towers stay, so what the model could do before stays too."""
 
 import time
+from collections import Counter
 from pathlib import Path
 
 from ..evaluation import FeatureHead, fit_head
@@ -53,7 +54,9 @@ class HeadMethod:
         figure = figure_of_scores(metric, head.scores(self.test.features), self.test.data.targets)
 
         def save(folder: Path, details: ModelCardDetails) -> None:
-            labels = self.test.data.class_names
+            names = self.test.data.class_names
+            counts = Counter(names)  # of classes with one name, each gets its number
+            labels = [name if counts[name] == 1 else f"{name} ({place})" for place, name in enumerate(names)]
             model = ClipHFForImageClassification.from_feature_head(encoder.model, head, labels)
             model.save_pretrained(folder)
             encoder.image_processor.save_pretrained(folder)
