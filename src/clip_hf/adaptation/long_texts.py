@@ -75,7 +75,7 @@ def stretch_context(
             "transformers' CLIP loads as one by its path."
         )
     if not hasattr(result, "text_model") or not hasattr(result, "vision_model"):
-        raise TypeError(f"{type(result).__name__} lacks a tower; give a whole CLIP, whose text positions are stretched.")
+        raise TypeError(f"{type(result).__name__} lacks a tower; give a whole CLIP, with its texts.")
     embeddings = result.text_model.embeddings
     length = result.config.text_config.max_position_embeddings
     if context_length <= length:
