@@ -389,13 +389,12 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
 
 
 def require_parts(clip: Any, head: Any, attribute: str, what: str) -> None:
-    """Refuse what is no CLIP, or no head, which has the attribute."""
     if not hasattr(clip, "logit_scale") or not hasattr(head, attribute):
         raise TypeError(f"Give a CLIP and {what}, not {type_of(clip)} and {type_of(head)}.")
 
 
 def scaled_rows(clip: ClipHFModel, classifier: Any) -> torch.Tensor:
-    """The rows of a text classifier, a tensor or an array, times the multiplier of the cosines."""
+    """A text classifier's rows times the multiplier of the cosines."""
     require_parts(clip, classifier, "shape", "a tensor or an array")
     classifier = torch.as_tensor(classifier)
     return classifier * clip.logit_scale.detach().exp().to(classifier.device)
@@ -406,12 +405,11 @@ def classifier_around(
 ) -> ClipHFPreTrainedModel:
     """Build a classifier around `parts` of a CLIP, which are shared, with weights by name and config options."""
     cls.config_class.check(clip.config, cls.__name__)
-    repeated = [repr(label) for label, count in Counter(labels).items() if count > 1]
+    repeated = [label for label, count in Counter(labels).items() if count > 1]
     if isinstance(labels, str) or not len(labels) or repeated:
-        given = f"several are {', '.join(repeated[:4])}" if repeated else f"not {labels!r}"
-        raise ValueError(f"`labels` must be a list of one or more different names; {given}.")
+        raise ValueError(f"`labels` must be different names, not {labels!r:.60} (repeated: {repeated[:4]}).")
     if wrong := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
-        raise ValueError(f"There are NaN or infinite values for {', '.join(wrong)}; compute them anew.")
+        raise ValueError(f"There are NaN or infinite values for {', '.join(wrong)}.")
     classifier = weights["classifier.weight"]
     shape = (len(labels), clip.config.projection_dim)
     if tuple(classifier.shape) != shape:

@@ -217,7 +217,7 @@ def test_arguments_of_other_types_are_refused(options, message):
 @pytest.mark.parametrize("method", HEAD_METHODS)
 @pytest.mark.parametrize("as_given", [np.array, torch.tensor])
 def test_a_head_does_not_change_with_the_arrays_it_was_fitted_to(method, as_given):
-    given = [as_given(each) for each in (*draw(2, 0), texts(1.0))]
+    given = [as_given(each) for each in (*draw(1, 0), texts(1.0))]  # a cache of a fixed weight
     head = fit_head(method, *given, logit_scale=SCALE)
     before = head.scores(TEST[0])
     for each in given:
