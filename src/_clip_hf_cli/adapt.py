@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", choices=tuple(METHODS), default="lora", metavar="METHOD", help="see above (default: %(default)s)"
     )
-    parser.add_argument("--output-dir", help="folder for model and report (default: adapted/MODEL-DATA-METHOD)")
+    parser.add_argument("-o", "--output-dir", help="folder for model and report (default: adapted/MODEL-DATA-METHOD)")
     parser.add_argument("--overwrite", action="store_true", help="replace the adaptation that is in the output folder")
     shots = parser.add_argument_group("few shots")
     shots.add_argument("--shots", type=int, metavar="K", help="examples of each class (default: all training rows)")

@@ -13,6 +13,7 @@ from transformers import pipeline
 
 from clip_hf import ClipHFModel, ClipHFProcessor
 from clip_hf.adaptation import AdaptationReport, AdaptOptions, adapt
+from clip_hf.adaptation.adapted_heads import distinct_labels
 from clip_hf.data import load_pairs
 from clip_hf.evaluation import load_classification
 from clip_hf.evaluation.tasks.evaluation_result import read_result
@@ -64,6 +65,10 @@ def test_a_head_is_saved_as_a_classifier_and_the_towers_stay(method, model, tmp_
     card = (report.model_folder / "README.md").read_text()
     assert f"| method | {method} |" in card and "image-classification" in card and report.verdict[0] in card
     assert read_result(tmp_path / "o" / "results.json")["metrics"]["top1_after"] == report.metrics["top1_after"]
+
+
+def test_classes_of_one_name_are_told_apart_by_their_numbers():
+    assert distinct_labels(["crane", "cat", "crane"]) == ["crane (0)", "cat", "crane (2)"]
 
 
 def test_the_best_validation_seed_is_saved(model, tmp_path, undrawn_plots):

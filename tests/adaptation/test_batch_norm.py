@@ -47,7 +47,7 @@ def plain_statistics(model, given: list[torch.Tensor]) -> dict[str, tuple[np.nda
 
 def test_statistics_are_the_mean_over_the_batches(resnet):
     given = batches(4, 4, 2)
-    weights = {name: tensor.clone() for name, tensor in resnet.named_parameters()}
+    weights = {name: tensor.clone() for name, tensor in resnet.state_dict().items() if "running" not in name}
     assert reestimate_batch_norm_(resnet, [given[0], {"pixel_values": given[1]}, given[2]]) == 10
     found = {
         name: (module.running_mean.clone(), module.running_var.clone())
@@ -55,7 +55,7 @@ def test_statistics_are_the_mean_over_the_batches(resnet):
         if isinstance(module, torch.nn.BatchNorm2d)
     }
     assert not resnet.training and all(
-        torch.equal(tensor, weights[name]) for name, tensor in resnet.named_parameters()
+        torch.equal(resnet.state_dict()[name], tensor) for name, tensor in weights.items()
     )
     for name, expected in plain_statistics(resnet, given).items():
         for value, wanted in zip(found[name], expected):
@@ -72,12 +72,21 @@ def test_frozen_layers_and_momentum_stay_as_they_were(resnet):
 
 
 def test_what_cannot_be_measured_is_refused_and_changes_nothing(resnet):
-    before = {name: tensor.clone() for name, tensor in resnet.state_dict().items() if "running" in name}
+    before = {name: tensor.clone() for name, tensor in resnet.state_dict().items()}
     with pytest.raises(ValueError, match="no batches"):
         reestimate_batch_norm_(resnet, [])
     for bad in ([torch.zeros(3, 64, 64)], [*batches(4), batches(4)[0][0]]):
         with pytest.raises(ValueError, match=r"A batch is \(3, 64, 64\)"):
             reestimate_batch_norm_(resnet, bad)
+    image, raw = batches(2)[0], torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    for bad, error, message in (
+        ({"x": image}, ValueError, "A batch has x, but no `pixel_values`"),
+        (raw, TypeError, "`pixel_values` are torch.uint8; give them as the image processor"),
+        (image / 0, ValueError, "`pixel_values` are NaN or infinite"),
+        (image * 1e200, ValueError, "The statistics of these images are NaN or infinite"),
+    ):
+        with pytest.raises(error, match=message):
+            reestimate_batch_norm_(resnet, [*batches(4), bad])
     assert all(torch.equal(resnet.state_dict()[name], tensor) for name, tensor in before.items())
     with pytest.raises(ValueError, match="ClipHFModel has no BatchNorm layers"):
         reestimate_batch_norm_(make_tiny_model("vit"), batches(2))

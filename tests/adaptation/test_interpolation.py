@@ -205,6 +205,16 @@ def test_one_alpha_needs_no_data(folders, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("tower", ["vit"])
+def test_models_of_two_kinds_are_named_by_their_paths(folders, tiny_processor, tmp_path, capsys):
+    make_tiny_model("resnet").save_pretrained(tmp_path / "c")
+    tiny_processor.save_pretrained(tmp_path / "c")
+    pair = (str(folders[0]), str(tmp_path / "c"))
+    for line in (["interpolate", *pair, "--alpha", "0.5"], ["soup", *pair, "--method", "uniform"]):
+        assert main([*line, "-o", str(tmp_path / "out")]) == 1
+        assert f"{pair[0]} is a ViT and {pair[1]} is a ResNet" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("tower", ["vit"])
 def test_soups_keep_what_does_no_harm(folders, data_folders, tmp_path, capsys):
     line = ["soup", *map(str, folders), "-o", str(tmp_path / "soup"), *data_folders[:2], "--resamples", "5"]
     assert main(line) == 0

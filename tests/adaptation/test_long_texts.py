@@ -5,10 +5,10 @@
 import pytest
 import torch
 
-from clip_hf import ClipHFModel, ClipHFProcessor, checkpoints
+from clip_hf import ClipHFForImageClassification, ClipHFModel, ClipHFProcessor, checkpoints
 from clip_hf.adaptation import long_texts, stretch_context
 from clip_hf.cli import main
-from tiny_models import CAPTIONS, CONTEXT_LENGTH, as_transformers_clip, make_tiny_model
+from tiny_models import CAPTIONS, CONTEXT_LENGTH, as_transformers_clip, make_tiny_model, tiny_config
 
 
 KEEP = 12
@@ -109,8 +109,26 @@ def test_models_of_other_formats(tmp_path, tiny_processor):
         ({"keep": -1}, ValueError, "`keep` is -1; it must be from 0 to 22"),
         ({"context_length": 30.0}, TypeError, "`context_length` is 30.0; it must be an integer"),
         ({"processor": None}, TypeError, "A model in memory needs its processor"),
+        ({"processor": "folder"}, TypeError, "`processor` is a str; it must be a whole one"),
+        ({"model": 3}, TypeError, "`model` is an int; it must be a CLIP or where it is"),
     ],
 )
 def test_impossible_options(tiny_processor, options, error, message):
     with pytest.raises(error, match=message):
-        stretch_context(make_tiny_model("vit"), **{"processor": tiny_processor, "context_length": 60, **options})
+        stretch_context(
+            **{"model": make_tiny_model("vit"), "processor": tiny_processor, "context_length": 60, **options}
+        )
+
+
+def test_a_part_of_a_model_or_of_a_processor_is_refused(tiny_processor):
+    with pytest.raises(TypeError, match="ClipHFForImageClassification lacks a tower; give a whole CLIP"):
+        stretch_context(ClipHFForImageClassification(tiny_config("vit", num_labels=2)), tiny_processor)
+    with pytest.raises(TypeError, match="`processor` is a .*Tokenizer.*; it must be a whole one"):
+        stretch_context(make_tiny_model("vit"), tiny_processor.tokenizer)
+
+
+def test_a_frozen_model_stays_frozen_and_half_precision_half(tiny_processor):
+    for frozen in (True, False):
+        model = make_tiny_model("vit").half().requires_grad_(not frozen)
+        weight = stretch_context(model, tiny_processor, 60, KEEP)[0].text_model.embeddings.position_embedding.weight
+        assert weight.requires_grad == (not frozen) and weight.dtype == torch.float16 and len(weight) == 60

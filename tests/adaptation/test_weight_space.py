@@ -137,8 +137,12 @@ def test_a_negative_variance_is_refused():
 
 def test_unlike_models_are_refused_with_the_names():
     vit, resnet = make_tiny_model("vit"), make_tiny_model("resnet")
-    with pytest.raises(ValueError, match="the first model has .* weights that the second model lacks: vision_model"):
+    with pytest.raises(ValueError, match="the first model is a ViT and the second model is a ResNet"):
         interpolate_weights(vit, resnet, 0.5)
+    deep = make_tiny_model("vit")
+    deep.text_model.register_buffer("more", torch.zeros(1))
+    with pytest.raises(ValueError, match="the second model has 1 weight that the first model lacks: text_model.more"):
+        interpolate_weights(vit, deep, 0.5)
     wide = make_tiny_model("vit", projection_dim=24)
     with pytest.raises(ValueError, match=r"differ in shape: text_projection.weight \(\(16, 32\) and \(24, 32\)\)"):
         average_weights([vit, wide])
@@ -211,3 +215,73 @@ def test_task_vectors_add_negate_and_scale(tiny_model):
         add_task_vectors(tiny_model, {other: 1.0})
     with pytest.raises(TypeError, match="A key of `vectors` is str"):
         add_task_vectors(tiny_model, {"model": 1.0})
+    for wrong in ([vectors[0]], vectors[0]):
+        with pytest.raises(TypeError, match=r"`vectors` is a (list|TaskVector); give each with its weight"):
+            add_task_vectors(tiny_model, wrong)
+
+
+# -------------------------------------------------------------------------------- tied, not finite, of two precisions
+
+
+def test_tied_weights_are_combined_once():
+    first = make_tiny_model("vit")
+    first.text_model.again = first.text_projection
+    second = tune(first, 1)
+    assert second.text_model.again is second.text_projection
+    start, end = (each.text_projection.weight.detach().double() for each in (first, second))
+    made = {
+        0.25: interpolate_weights(first, second, 0.25),
+        1 / 3: average_weights([first, second, first]),
+        0.5: add_task_vectors(first, {task_vector(first, second): 0.5}),
+    }
+    for share, model in made.items():
+        assert model.text_model.again.weight is model.text_projection.weight
+        expected = (1 - share) * start + share * end
+        torch.testing.assert_close(model.text_projection.weight.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_weights_that_are_not_finite_are_refused_with_their_name(tiny_model):
+    broken = copy.deepcopy(tiny_model)
+    broken.text_projection.weight.data[0, 0] = float("nan")
+    message = "has weights that are NaN or infinite: text_projection.weight"
+    for alpha in (0.0, 0.5, 2.0):
+        with pytest.raises(ValueError, match=f"the second model {message}"):
+            interpolate_weights(tiny_model, broken, alpha)
+    with pytest.raises(ValueError, match=message):
+        average_weights([broken])
+    with pytest.raises(ValueError, match=f"the base {message}"):
+        add_task_vectors(broken, {})
+    with pytest.raises(ValueError, match=f"the tuned model {message}"):
+        task_vector(tiny_model, broken)
+    # Finite weights whose difference is not: the ends are exact, and beyond them is nothing.
+    ends = [copy.deepcopy(tiny_model) for _ in range(2)]
+    for sign, each in zip((-1, 1), ends):
+        each.logit_scale.data.fill_(sign * 3e38)
+    for alpha in (0, 1):
+        assert torch.equal(interpolate_weights(*ends, alpha).logit_scale, ends[alpha].logit_scale)
+    with pytest.raises(ValueError, match=r"logit_scale would be NaN or infinite in torch.float32"):
+        interpolate_weights(*ends, 0.5)
+
+
+def test_the_widest_precision_is_kept_in_any_order():
+    half, single = make_tiny_model("vit").half(), make_tiny_model("vit")
+    double = make_tiny_model("vit").double()
+    for models, dtype in (([half, half], torch.float16), ([half, single], torch.float32), ([single, double], None)):
+        for pair in (models, models[::-1]):
+            soups = average_weights(pair), greedy_soup(pair, lambda model: 0.0).model
+            for result in (*soups, interpolate_weights(*pair, 0.5)):
+                assert {each.dtype for each in result.parameters()} == {dtype or torch.float64}
+
+
+def test_averaged_strangers_are_warned_of_and_one_model_is_no_list(tiny_model, tmp_path):
+    models = [make_tiny_model("vit", seed=seed) for seed in (0, 1)]
+    with CaptureLogger(weight_space.logger) as logged:
+        average_weights([models[0], tune(models[0], 1)])
+    assert not logged.out
+    with CaptureLogger(weight_space.logger) as logged:
+        average_weights(models)
+    assert "the first model and another model have nothing in common" in logged.out
+    for combine in (average_weights, lambda given: greedy_soup(given, lambda model: 0.0)):
+        for wrong in ("folder", tmp_path, models[0], 3):
+            with pytest.raises(TypeError, match="`models` is an? .*; give a list of models or paths"):
+                combine(wrong)

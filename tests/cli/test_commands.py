@@ -113,7 +113,7 @@ COMMAND_LINES = {
     "export": ["m", "destination"],
     "env": [],
     "serve": ["m"],
-    "adapt": ["m", "digits"],
+    "adapt": ["m", "digits", "-o", "adapted"],
 }
 
 

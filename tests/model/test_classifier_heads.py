@@ -51,6 +51,22 @@ def test_a_text_classifier_gives_the_zero_shot_logits(clip):
         ClipHFForImageClassification.from_text_classifier(clip, classifier_of(clip), LABELS[:2])
 
 
+def test_an_array_is_a_classifier_and_what_is_none_is_refused(clip):
+    make, rows = ClipHFForImageClassification.from_text_classifier, classifier_of(clip)
+    assert torch.equal(make(clip, rows.numpy(), LABELS).classifier.weight, make(clip, rows, LABELS).classifier.weight)
+    for labels, message in ((["red", "blue", "red"], r".*repeated: \['red'\]"), ([], r"\[\]"), ("abc", "'abc'")):
+        with pytest.raises(ValueError, match=f"`labels` must be different names, not {message}"):
+            make(clip, rows, labels)
+    with pytest.raises(ValueError, match="NaN or infinite values for classifier.weight"):
+        make(clip, rows * torch.nan, LABELS)
+    for wrong in ((clip, "rows"), ("folder", rows), (clip, None)):
+        with pytest.raises(TypeError, match="Give a CLIP and a tensor or an array, not a"):
+            make(*wrong, LABELS)
+    for wrong in ((clip, None), (clip, "head"), ("folder", fit(clip, "tip")), (clip, {})):
+        with pytest.raises(TypeError, match="Give a CLIP and a head of `fit_head`, not a"):
+            ClipHFForImageClassification.from_feature_head(*wrong, LABELS)
+
+
 @pytest.mark.parametrize("method", HEAD_METHODS)
 def test_a_fitted_head_as_a_model_is_the_head(clip, method, tmp_path):
     head = fit(clip, method)

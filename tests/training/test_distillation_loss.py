@@ -126,6 +126,24 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn():
     assert found.item() == pytest.approx(closed, rel=1e-6)
 
 
+@pytest.mark.parametrize("part", ["features", "interactive"])
+def test_teachers_of_another_shape_are_refused_and_get_no_gradient(part):
+    def loss(images, texts, targets):
+        if part == "features":
+            return feature_loss(images, texts, targets)
+        return interactive_loss(images, texts, torch.tensor(20.0), targets)
+
+    images, texts = unit(6, DIM, seed=1).requires_grad_(), unit(6, DIM, seed=2).requires_grad_()
+    teacher = [unit(6, DIM, seed=seed).requires_grad_() for seed in (3, 4)]
+    loss(images, texts, SoftTargets(*teacher, 20.0)).backward()
+    assert images.grad.abs().max() > 0 and teacher[0].grad is None and teacher[1].grad is None
+    for other in (unit(1, DIM, seed=5), unit(6, 10, seed=5), unit(6, 1, seed=5)):
+        with pytest.raises(ValueError, match=r"The teacher's embeddings have the shape .* they must be the same"):
+            loss(images, texts, SoftTargets(other, other, 20.0))
+    with pytest.raises(ValueError, match="The batch is empty"):
+        loss(images[:0], texts[:0], SoftTargets(images[:0], texts[:0], 20.0))
+
+
 def test_half_precision_embeddings_are_compared_in_float32():
     loss, features = loss_of(dtype=torch.float32), teacher_features().float()
     images, texts = (unit(6, DIM, seed=seed).bfloat16() for seed in (8, 9))

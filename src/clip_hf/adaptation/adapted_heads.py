@@ -3,6 +3,8 @@
 """Adapt by a head on frozen features: the towers stay, so what the model could do before stays too."""
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..evaluation import FeatureHead, fit_head
@@ -53,13 +55,19 @@ class HeadMethod:
         figure = figure_of_scores(metric, head.scores(self.test.features), self.test.data.targets)
 
         def save(folder: Path, details: ModelCardDetails) -> None:
-            labels = self.test.data.class_names
+            labels = distinct_labels(self.test.data.class_names)
             model = ClipHFForImageClassification.from_feature_head(encoder.model, head, labels)
             model.save_pretrained(folder)
             encoder.image_processor.save_pretrained(folder)
             write_classifier_card(folder, labels, details)
 
         return Adapted(entry, [figure], self.start.on_retained.figures, save)
+
+
+def distinct_labels(names: Sequence[str]) -> list[str]:
+    """The names of classes; several with one name each get their number."""
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({place})" for place, name in enumerate(names)]
 
 
 def trained_values(head: FeatureHead) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..utils.wording import counted
+from ..utils.wording import counted, listed
 
 
 def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
@@ -40,7 +40,8 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[torch.Tensor | Ma
 
     Raises:
         ValueError: if the model has no BatchNorm layers with statistics (a ViT, folded layers), there are no batches,
-            or a batch has too few values to have a variance.
+            a batch has too few values to have a variance, or pixel values or statistics are not finite.
+        TypeError: if pixel values are integers, as raw images have them.
     """
     layers = batch_norm_layers(model)
     if not layers:
@@ -58,6 +59,7 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[torch.Tensor | Ma
     settings = [(layer, layer.momentum, getattr(layer, "frozen", None)) for layer in layers]
     num_images = 0
     before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
+    counters = [layer.num_batches_tracked.clone() for layer in layers]
     try:
         model.eval()
         for layer in layers:
@@ -69,14 +71,17 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[torch.Tensor | Ma
                 for layer in layers:
                     layer.momentum = len(pixel_values) / num_images
                 tower(pixel_values)
+        if not all(bool((layer.running_mean + layer.running_var).isfinite().all()) for layer in layers):
+            raise ValueError("The statistics of these images are NaN or infinite; look at the model's weights.")
     except BaseException:
         for layer, (mean, variance) in zip(layers, before):
             layer.running_mean.copy_(mean)
             layer.running_var.copy_(variance)
         raise
     finally:
-        for layer, momentum, frozen in settings:
+        for (layer, momentum, frozen), counter in zip(settings, counters):
             layer.momentum = momentum
+            layer.num_batches_tracked.copy_(counter)
             if frozen is not None:
                 layer.frozen = frozen
         for module, training in modes.items():
@@ -92,10 +97,18 @@ def _measure(layer: nn.Module) -> None:
 
 
 def _pixel_values(batch: Any) -> torch.Tensor:
+    if isinstance(batch, Mapping) and "pixel_values" not in batch:
+        raise ValueError(f"A batch has {listed(list(map(str, batch)), 4) or 'nothing'}, but no `pixel_values`.")
     pixel_values = batch["pixel_values"] if isinstance(batch, Mapping) else batch
     if not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
         shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else type(pixel_values).__name__
         raise ValueError(f"A batch is {shape}; it must be pixel values (batch, 3, height, width).")
     if not len(pixel_values):
         raise ValueError(f"A batch has {counted(0, 'image')}; leave it out.")
+    if not pixel_values.is_floating_point():
+        raise TypeError(
+            f"`pixel_values` are {pixel_values.dtype}; give them as the image processor makes them, normalised."
+        )
+    if not bool(pixel_values.isfinite().all()):
+        raise ValueError("`pixel_values` are NaN or infinite; look at the images or how they were prepared.")
     return pixel_values

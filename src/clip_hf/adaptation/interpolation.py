@@ -288,7 +288,7 @@ def draw_curve(
     points = []
     classifiers: dict[str, np.ndarray] = {}
     for alpha in sorted(options.alphas):
-        model = pair.between(alpha, task, shift, options)
+        model = pair.between(alpha, (task, shift), options)
         encoder = load_dual_encoder(model, processor=pair.processor)
         if not pair.has_one_text_tower:
             classifiers = {}
@@ -314,15 +314,15 @@ def interpolated_model(
     zero_shot: str | os.PathLike,
     fine_tuned: str | os.PathLike,
     alpha: float,
-    parts: tuple[MeasuredParts, MeasuredParts],
+    parts: Sequence[MeasuredParts] = (),
     options: CurveOptions | None = None,
 ) -> tuple[nn.Module, Any]:
     """The model at one alpha, as [`draw_curve`] measured it, and the first model's processor.
 
-    `parts` are those of task and shift, whose training images BatchNorm may be measured on.
+    `parts` are those of task and shift, whose training images BatchNorm may be measured on; else none are needed.
     """
     pair = _Pair.load(zero_shot, fine_tuned)
-    return pair.between(alpha, *parts, options or CurveOptions()), pair.processor
+    return pair.between(alpha, parts, options or CurveOptions()), pair.processor
 
 
 @dataclass
@@ -349,11 +349,11 @@ class _Pair:
             first, second, processor, all(torch.equal(value, tensors[name]) for name, value in of_texts.items())
         )
 
-    def between(self, alpha: float, task: MeasuredParts, shift: MeasuredParts, options: CurveOptions) -> nn.Module:
+    def between(self, alpha: float, parts: Sequence[MeasuredParts], options: CurveOptions) -> nn.Module:
         model = interpolate_weights(self.first, self.second, alpha)
         if options.batch_norm == "reestimate":
             encoder = load_dual_encoder(model, processor=self.processor)
-            reestimate_batch_norm_(model, _batches(encoder, (task.train, shift.train), options))
+            reestimate_batch_norm_(model, _batches(encoder, [part.train for part in parts], options))
         return model
 
 

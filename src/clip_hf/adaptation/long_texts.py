@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.dual_models import load_dual_model
+from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
 
 
@@ -52,11 +53,16 @@ def stretch_context(
     Raises:
         ValueError: if the new length is not greater than the model's, `keep` is not from 0 to the model's length less
             2, or the model is none of ours.
-        TypeError: if a number is no integer, or a model in memory comes without its processor.
+        TypeError: if a number is no integer, the model has no text tower, a model in memory comes without its
+            processor, or that is none.
     """
     for name, value in (("context_length", context_length), ("keep", keep)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"`{name}` is {value!r}; it must be an integer.")
+    if not isinstance(model, nn.Module | str | os.PathLike):
+        raise TypeError(f"`model` is {type_of(model)}; it must be a CLIP or where it is.")
+    if processor is not None and not hasattr(processor, "tokenizer"):
+        raise TypeError(f"`processor` is {type_of(processor)}; it must be a whole one, such as a ClipHFProcessor.")
     if isinstance(model, nn.Module):
         if processor is None:
             raise TypeError("A model in memory needs its processor: stretch_context(model, processor).")
@@ -69,6 +75,8 @@ def stretch_context(
             f"{type(result).__name__} is no CLIP of ours; only those have positions that can be stretched. "
             "transformers' CLIP loads as one by its path."
         )
+    if not hasattr(result, "text_model") or not hasattr(result, "vision_model"):
+        raise TypeError(f"{type(result).__name__} lacks a tower; give a whole CLIP, with its texts.")
     embeddings = result.text_model.embeddings
     length = result.config.text_config.max_position_embeddings
     if context_length <= length:
@@ -77,8 +85,9 @@ def stretch_context(
         )
     if not 0 <= keep <= length - 2:
         raise ValueError(f"`keep` is {keep}; it must be from 0 to {length - 2} for the model's {length} positions.")
-    weight = stretch_positions(embeddings.position_embedding.weight, context_length, keep)
-    embeddings.position_embedding = nn.Embedding(*weight.shape, _weight=weight)
+    old = embeddings.position_embedding.weight
+    weight = stretch_positions(old, context_length, keep)
+    embeddings.position_embedding = nn.Embedding(*weight.shape, _weight=weight).requires_grad_(old.requires_grad)
     for module in result.modules():
         config = getattr(module, "config", None)
         if hasattr(config, "max_position_embeddings"):

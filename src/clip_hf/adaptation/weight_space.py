@@ -5,12 +5,12 @@
 Every function gives a new model and leaves those that it is given as they are. All floating parameters and buffers
 take part, BatchNorm's running statistics among them. `logit_scale` is stored as a logarithm and takes part as it is,
 as in WiSE-FT's released code, so the multipliers are averaged geometrically. Integer buffers, such as BatchNorm's
-counters, are the first model's.
+counters, are the first model's. Models of several precisions give one of the widest. Tied weights stay tied.
 """
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..checkpoints.dual_models import load_dual_model, read_config
+from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFForImageClassification
 from ..utils.wording import counted, listed
 
@@ -47,6 +48,7 @@ _BOOKKEEPING = {
 # are 1.4 apart, fine-tuning stays below 0.5.
 _UNLIKE = 1.0
 _SHOWN = 4  # names in a message
+_TOWERS = {"clip_hf_vit": "ViT", "clip_hf_resnet": "ResNet"}
 
 Model = nn.Module | str | os.PathLike
 """What the functions here take for a model: the model itself, or its folder, file or name on the hub."""
@@ -71,20 +73,14 @@ def interpolate_weights(zero_shot: Model, fine_tuned: Model, alpha: float) -> nn
 
     Raises:
         ValueError: if the models are of different shapes, weights or configurations, one has LoRA or folded BatchNorm
-            layers, `alpha` is not finite, or is outside 0 to 1 and the models have nothing in common, or gives
-            BatchNorm a negative variance.
+            layers or weights that are not finite, `alpha` is not finite, or is outside 0 to 1 and the models have
+            nothing in common, or gives BatchNorm a negative variance or weights that are not finite.
     """
     alpha = _check_number("alpha", alpha)
     first, second = _load(zero_shot), _load(fine_tuned)
     names = (_name_of(zero_shot, "the first model"), _name_of(fine_tuned, "the second model"))
     check_same_shape(first, second, names)
-    distance = relative_distance(first, second)
-    if distance >= _UNLIKE:
-        facts = (
-            f"{names[0]} and {names[1]} have nothing in common: their weights are {distance:.2f} times as far apart "
-            "as those of the first are long. Only models that were fine-tuned from the same one have good models "
-            "between them"
-        )
+    if facts := _unlike(first, second, names):
         if not 0 <= alpha <= 1:
             raise ValueError(f"`alpha` is {alpha:g}, outside 0 to 1, and {facts}, and beyond them.")
         logger.warning(f"{facts}.")
@@ -93,8 +89,11 @@ def interpolate_weights(zero_shot: Model, fine_tuned: Model, alpha: float) -> nn
     with torch.no_grad():
         for name, tensor in _tensors(result).items():
             if tensor.is_floating_point():
-                low, high = _at_least_float32(tensor), _at_least_float32(other[name].to(tensor.device))
-                _set(tensor, name, torch.lerp(low, high, alpha), torch.promote_types(tensor.dtype, other[name].dtype))
+                dtype = torch.promote_types(tensor.dtype, other[name].dtype)
+                low, high = (_at_least_float32(each.to(tensor.device, dtype)) for each in (tensor, other[name]))
+                # At the ends a difference that overflows would be NaN.
+                value = low if alpha == 0 else high if alpha == 1 else torch.lerp(low, high, alpha)
+                _set(tensor, name, value, dtype)
     return result.eval()
 
 
@@ -112,10 +111,9 @@ def average_weights(models: Sequence[Model]) -> nn.Module:
 
     Raises:
         ValueError: as [`interpolate_weights`], and if there are no models.
+        TypeError: if `models` is a single model or path.
     """
-    models = list(models)
-    if not models:
-        raise ValueError("There are no models to average; give at least one.")
+    models = _as_list(models)
     soup = _Soup(models[0])
     for model in models[1:]:
         soup.add(model)
@@ -155,11 +153,9 @@ def greedy_soup(models: Sequence[Model], score: Callable[[nn.Module], float]) ->
         [`GreedySoup`]: its score is never below the best single model's.
 
     Raises:
-        ValueError: as [`average_weights`], and if a score is not finite.
+        ValueError, TypeError: as [`average_weights`], and if a score is not finite.
     """
-    models = list(models)
-    if not models:
-        raise ValueError("There are no models to make a soup of; give at least one.")
+    models = _as_list(models)
     scores = [_check_number(f"the score of model {place}", score(_load(each))) for place, each in enumerate(models)]
     order = sorted(range(len(models)), key=lambda place: -scores[place])  # stable
     soup, kept, best = _Soup(models[order[0]]), [order[0]], scores[order[0]]
@@ -215,14 +211,17 @@ def add_task_vectors(base: Model, vectors: Mapping[TaskVector, float]) -> nn.Mod
             takes away what it taught. The paper chooses weights on held-out data, one for all vectors.
 
     Returns:
-        `nn.Module`: a new model of the base's class, in evaluation mode.
+        `nn.Module`: a new model of the base's class and precision, in evaluation mode.
 
     Raises:
         ValueError: if a vector is of a model of other shapes, a weight is not finite, or BatchNorm's variances would
             be negative.
-        TypeError: if a key is no [`TaskVector`].
+        TypeError: if `vectors` is no mapping, or a key is no [`TaskVector`].
     """
+    if not isinstance(vectors, Mapping):
+        raise TypeError(f"`vectors` is {type_of(vectors)}; give each with its weight, such as {{vector: 1.0}}.")
     model = _load(base)
+    _check_plain(model, _name_of(base, "the base"))
     result = model if model is not base else copy.deepcopy(model)
     tensors = {name: tensor for name, tensor in _tensors(result).items() if tensor.is_floating_point()}
     for vector, weight in vectors.items():
@@ -257,6 +256,18 @@ def relative_distance(first: nn.Module, second: nn.Module) -> float:
     return (distance / length) ** 0.5 if length else 0.0
 
 
+def _unlike(first: nn.Module, second: nn.Module, names: tuple[str, str]) -> str:
+    """Say that two models have nothing in common; empty if they have."""
+    distance = relative_distance(first, second)
+    if distance < _UNLIKE:
+        return ""
+    return (
+        f"{names[0]} and {names[1]} have nothing in common: their weights are {distance:.2f} times as far apart "
+        "as those of the first are long. Only models that were fine-tuned from the same one have good models "
+        "between them"
+    )
+
+
 def check_same_shape(first: nn.Module, second: nn.Module, names: tuple[str, str]) -> None:
     """Check that two models are the same but for the values of their weights.
 
@@ -270,9 +281,16 @@ def check_same_shape(first: nn.Module, second: nn.Module, names: tuple[str, str]
             f"{names[0]} is {type(first).__name__} and {names[1]} is {type(second).__name__}; they must be of one "
             "class."
         )
+    settings = [_settings(getattr(model, "config", None)) for model in (first, second)]
+    towers = [each.get("vision_config.model_type") for each in settings]
+    if towers[0] != towers[1]:
+        kinds = [_TOWERS.get(tower, tower) for tower in towers]
+        raise ValueError(
+            f"{names[0]} is a {kinds[0]} and {names[1]} is a {kinds[1]}. Weights can be combined only of models of "
+            "one architecture."
+        )
     shapes = [{name: tuple(tensor.shape) for name, tensor in _tensors(model).items()} for model in (first, second)]
     _check_names_and_shapes(*shapes, names)
-    settings = [_settings(getattr(model, "config", None)) for model in (first, second)]
     differing = sorted(key for key in {*settings[0], *settings[1]} if settings[0].get(key) != settings[1].get(key))
     if differing:
         facts = [f"{key} ({settings[0].get(key)!r:.60} and {settings[1].get(key)!r:.60})" for key in differing]
@@ -313,6 +331,8 @@ def _check_plain(model: nn.Module, name: str) -> None:
         )
     if meta := [key for key, tensor in _tensors(model).items() if tensor.is_meta]:
         raise ValueError(f"{name} has weights that are not in memory (offloaded): {listed(meta, _SHOWN)}.")
+    if wrong := [key for key, tensor in _tensors(model).items() if not bool(tensor.isfinite().all())]:
+        raise ValueError(f"{name} has weights that are NaN or infinite: {listed(wrong, _SHOWN)}.")
 
 
 def _settings(config: Any) -> dict[str, Any]:
@@ -347,22 +367,35 @@ class _Soup:
                     tensor.data = _at_least_float32(tensor)
 
     def add(self, model: Model) -> None:
-        other = _load(model)
-        check_same_shape(self._mean, other, (self._first_name, _name_of(model, "another model")))
+        other, names = _load(model), (self._first_name, _name_of(model, "another model"))
+        check_same_shape(self._mean, other, names)
+        if facts := _unlike(self._mean, other, names):
+            logger.warning(f"{facts}.")
         tensors = _tensors(other)
         self._count += 1
         with torch.no_grad():
             for name, mean in _tensors(self._mean).items():
                 if mean.is_floating_point():
+                    dtype = self._dtypes[name] = torch.promote_types(self._dtypes[name], tensors[name].dtype)
+                    mean.data = _at_least_float32(mean.to(torch.promote_types(mean.dtype, dtype)))
                     mean += (tensors[name].to(mean) - mean) / self._count
 
     def model(self) -> nn.Module:
-        """A model of the mean, with the first one's dtypes; of its own where those are not float32."""
+        """A model of the mean, with the widest of the models' dtypes; of its own where those are not float32."""
         is_half = any(tensor.dtype != self._dtypes[name] for name, tensor in _tensors(self._mean).items())
         result = copy.deepcopy(self._mean) if is_half else self._mean
         for name, tensor in _tensors(result).items():
             tensor.data = tensor.data.to(self._dtypes[name])
         return result.eval()
+
+
+def _as_list(models: Iterable[Model]) -> list[Model]:
+    if isinstance(models, nn.Module | str | os.PathLike | Mapping) or not isinstance(models, Iterable):
+        raise TypeError(f"`models` is {type_of(models)}; give a list of models or paths, such as ['a', 'b'].")
+    models = list(models)
+    if not models:
+        raise ValueError("There are no models to average; give at least one.")
+    return models
 
 
 def _load(model: Model) -> nn.Module:
@@ -392,9 +425,10 @@ def _name_of(model: Model, default: str) -> str:
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and saved buffers by name: the tensors themselves."""
+    """Parameters and saved buffers by name: the tensors themselves, a tied one under its first name only."""
     saved = model.state_dict(keep_vars=True)
-    return {name: value for name, value in saved.items() if isinstance(value, torch.Tensor)}
+    first = {id(value): name for name, value in reversed(saved.items()) if isinstance(value, torch.Tensor)}
+    return {name: value for name, value in saved.items() if first.get(id(value)) == name}
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
@@ -402,12 +436,15 @@ def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _set(tensor: torch.Tensor, name: str, value: torch.Tensor, dtype: torch.dtype) -> None:
-    """Give a parameter or buffer its value. A variance that is negative has no meaning."""
+    """Give a parameter or buffer its value, which must be finite, and a variance not negative."""
     if name.endswith("running_var") and bool((value < 0).any()):
         raise ValueError(
             f"{name} would be negative: BatchNorm's variances cannot be taken this far. Stay nearer to the models."
         )
-    tensor.data = value.to(dtype)
+    value = value.to(dtype)
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{name} would be NaN or infinite in {dtype}. Stay nearer to the models.")
+    tensor.data = value
 
 
 def _check_number(name: str, value: Any) -> float:

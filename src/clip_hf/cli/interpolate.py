@@ -19,8 +19,6 @@ from ..adaptation.interpolation import (
     load_measured_parts,
 )
 from ..adaptation.saved_models import check_free, save_with_card
-from ..adaptation.weight_space import interpolate_weights
-from ..checkpoints.dual_models import load_dual_model
 from ..embedding import EncodingOptions
 from ..evaluation import ClassificationOptions, load_templates
 from ..model_card import ModelCardDetails
@@ -54,8 +52,7 @@ def _save_one(options: argparse.Namespace, alpha: float, folder: Path) -> None:
     """Save the model of one alpha without measuring anything."""
     if options.batch_norm == "reestimate":
         raise ValueError("--batch-norm reestimate needs images: give --data and --shift.")
-    zero_shot, processor = load_dual_model(options.zero_shot)
-    model = interpolate_weights(zero_shot, load_dual_model(options.fine_tuned)[0], alpha)
+    model, processor = interpolated_model(options.zero_shot, options.fine_tuned, alpha)
     save_with_card(folder, model, processor, _describe(options, alpha))
 
 

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("A greedy soup is chosen on data: give --data, or --method uniform.")
     folder = Path(options.output_dir)
     check_free(folder, options.overwrite)
-    first, processor = load_dual_model(options.models[0], dtype="auto")
+    _, processor = load_dual_model(options.models[0], dtype="auto")
     details = ModelCardDetails(base_model=options.models[0], source=f"a {options.method} soup (averaged weights)")
     details.training = {"method": options.method, "models": ", ".join(options.models)}
     encoding = EncodingOptions(batch_size=options.batch_size, progress=False)
@@ -38,9 +38,9 @@ def run(options: argparse.Namespace) -> int:
         return measure(load_dual_encoder(model, processor=processor), parts.validation, scoring)[0]
 
     if options.method == "uniform":
-        soup = average_weights([first, *options.models[1:]])
+        soup = average_weights(options.models)
     else:
-        made = greedy_soup([first, *options.models[1:]], score)
+        made = greedy_soup(options.models, score)
         soup = made.model
         details.training["kept"] = ", ".join(options.models[place] for place in made.kept)
         details.training["chosen_on"] = parts.chosen_on

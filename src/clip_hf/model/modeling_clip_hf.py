@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """CLIP: the two towers with their projections, alone and together, and a vision tower with a classifier."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
+from .checks_clip_hf import type_of
 from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFVisionConfig
 from .linear_clip_hf import apply_linear
 from .loss_clip_hf import contrastive_loss, sigmoid_loss
@@ -400,11 +402,28 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
         return ClipHFVisionModelOutput(image_embeds=embeds, **recorded(output))
 
 
+def require_parts(clip: Any, head: Any, attribute: str, what: str) -> None:
+    if not hasattr(clip, "logit_scale") or not hasattr(head, attribute):
+        raise TypeError(f"Give a CLIP and {what}, not {type_of(clip)} and {type_of(head)}.")
+
+
+def scaled_rows(clip: ClipHFModel, classifier: Any) -> torch.Tensor:
+    """A text classifier's rows times the multiplier of the cosines."""
+    require_parts(clip, classifier, "shape", "a tensor or an array")
+    classifier = torch.as_tensor(classifier)
+    return classifier * clip.logit_scale.detach().exp().to(classifier.device)
+
+
 def classifier_around(
     cls: type, clip: ClipHFModel, labels: Sequence[str], parts: Sequence[str], weights: dict, **options: Any
 ) -> ClipHFPreTrainedModel:
     """Build a classifier around `parts` of a CLIP, which are shared, with weights by name and config options."""
     cls.config_class.check(clip.config, cls.__name__)
+    repeated = [label for label, count in Counter(labels).items() if count > 1]
+    if isinstance(labels, str) or not len(labels) or repeated:
+        raise ValueError(f"`labels` must be different names, not {labels!r:.60} (repeated: {repeated[:4]}).")
+    if wrong := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
+        raise ValueError(f"There are NaN or infinite values for {', '.join(wrong)}.")
     classifier = weights["classifier.weight"]
     shape = (len(labels), clip.config.projection_dim)
     if tuple(classifier.shape) != shape:
@@ -482,10 +501,11 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
 
         Args:
             clip ([`ClipHFModel`]): Its vision tower and projection are shared, not copied.
-            classifier (`torch.Tensor` of shape `(labels, projection_dim)`): What `build_text_classifier` returns.
-            labels (sequence of `str`): The classes' names. ValueError if there are not as many as rows.
+            classifier (`torch.Tensor` or array of shape `(labels, projection_dim)`): What `build_text_classifier`
+                returns.
+            labels (sequence of `str`): The classes' names. ValueError if there are not as many as rows, or two alike.
         """
-        weights = {"classifier.weight": classifier * clip.logit_scale.detach().exp().to(classifier.device)}
+        weights = {"classifier.weight": scaled_rows(clip, classifier)}
         if clip.logit_bias is not None:
             weights["classifier.bias"] = clip.logit_bias.expand(len(labels))
         return classifier_around(cls, clip, labels, cls._shared, weights, classifier_input="embedding")
@@ -498,6 +518,7 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
             clip, labels: As in [`from_text_classifier`].
             head (`FeatureHead`): Weights, and for a cache keys, values, `alpha` and `beta`.
         """
+        require_parts(clip, head, "beta", "a head of `fit_head`")
         weights = {"classifier.weight": head.weight, "classifier.bias": head.bias}
         num_keys = 0 if head.keys is None else len(head.keys)
         if num_keys:

@@ -27,6 +27,7 @@ from .modeling_clip_hf import (
     build_visual_projection,
     classifier_around,
     init_projection_,
+    scaled_rows,
     tower_kwargs,
 )
 from .modeling_clip_hf_base import ClipHFPreTrainedModel, check_tensor, init_normal_, unused_weights
@@ -421,9 +422,9 @@ class ClipHFForVideoClassification(_LoadsWholeHead, ClipHFPreTrainedModel):
             labels (sequence of `str`): The classes' names, for `config.id2label`.
 
         Raises:
-            ValueError: if the shapes do not fit.
+            ValueError: if the shapes do not fit, or two labels are alike.
         """
-        weight = classifier.detach() * video_model.logit_scale.detach().exp().to(classifier.device)
+        weight = scaled_rows(video_model, classifier)
         parts = ("vision_model", "visual_projection", "temporal_head")
         return classifier_around(cls, video_model, labels, parts, {"classifier.weight": weight})
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from ..model.loss_clip_hf import gather_with_grad
+from ..model.loss_clip_hf import check_pairs, gather_with_grad
 from ..model.modeling_clip_hf import ClipHFModel
 from .pair_losses import PairLoss
 from .soft_target_loss import SoftTargets, soft_target_loss
@@ -65,9 +65,26 @@ def feature_loss(image_embeds: torch.Tensor, text_embeds: torch.Tensor, targets:
         targets ([`SoftTargets`]): The teacher's `images` and `texts`, of the same shape, L2-normalised.
 
     Returns:
-        `torch.Tensor`, a scalar.
+        `torch.Tensor`, a scalar. The teacher gets no gradient.
+
+    Raises:
+        ValueError: if the batch is empty, or the shapes differ.
     """
-    return F.mse_loss(image_embeds, targets.images) + F.mse_loss(text_embeds, targets.texts)
+    images, texts = _teacher_embeds(image_embeds, text_embeds, targets)
+    return F.mse_loss(image_embeds, images) + F.mse_loss(text_embeds, texts)
+
+
+def _teacher_embeds(
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, targets: SoftTargets
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The teacher's images and texts without gradient, checked to be of the student's shape."""
+    check_pairs(image_embeds, text_embeds)
+    if targets.images.shape != image_embeds.shape:
+        raise ValueError(
+            f"The teacher's embeddings have the shape {tuple(targets.images.shape)} and the student's "
+            f"{tuple(image_embeds.shape)}; they must be the same. `DistillationLoss` projects to another width."
+        )
+    return targets.images.detach(), targets.texts.detach()
 
 
 def interactive_loss(
@@ -91,8 +108,12 @@ def interactive_loss(
             of each other, as in [`contrastive_loss`].
 
     Returns:
-        `torch.Tensor`, a scalar: the mean of the two cross-entropies.
+        `torch.Tensor`, a scalar: the mean of the two cross-entropies. The teacher gets no gradient.
+
+    Raises:
+        ValueError: as [`feature_loss`].
     """
+    images, texts = _teacher_embeds(image_embeds, text_embeds, targets)
     count, rank = len(image_embeds), dist.get_rank() if gather and dist.is_initialized() else 0
     # Without ids, each pair has a number of its own among those of all processes.
     known = list(ids.values()) or [torch.arange(rank * count, (rank + 1) * count, device=image_embeds.device)]
@@ -101,7 +122,7 @@ def interactive_loss(
         positive = positive | (own[:, None] == (gather_with_grad(own) if gather else own))  # (batch, all pairs)
     target = positive / positive.sum(dim=1, keepdim=True)
     losses = []
-    for student, teacher in ((image_embeds, targets.texts), (text_embeds, targets.images)):
+    for student, teacher in ((image_embeds, texts), (text_embeds, images)):
         teacher = gather_with_grad(teacher) if gather else teacher
         logits = logit_scale * (student @ teacher.T)
         losses.append(F.cross_entropy(logits, target.to(logits.dtype)))

@@ -31,7 +31,7 @@ class SoftTargets:
         scale (`float` or `torch.Tensor` of one value): The multiplier of their products, finite and at least 0.
 
     Raises:
-        TypeError: if `images` or `texts` is no tensor.
+        TypeError: if `images` or `texts` is no tensor, or `scale` no number.
         ValueError: if their shapes differ or are not `(n, k)`, or `scale` is out of its range.
     """
 
@@ -48,7 +48,12 @@ class SoftTargets:
                 f"`images` of `SoftTargets` has the shape {tuple(self.images.shape)} and `texts` "
                 f"{tuple(self.texts.shape)}; both must be (pairs, width): a vector of one width for each."
             )
-        scale = float(torch.as_tensor(self.scale).detach())
+        try:
+            scale = float(torch.as_tensor(self.scale).detach())
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                f"`scale` of `SoftTargets` is {self.scale!r:.60}; it must be a number, or a tensor of one."
+            ) from None
         if not 0 <= scale < float("inf"):
             # Rounding would decide which of equal similarities is the largest.
             raise ValueError(
@@ -96,8 +101,17 @@ def soft_target_loss(
     Raises:
         ValueError: if the shapes do not fit together, the batch is empty, there are no targets, or the processes'
             batches differ in size.
+        TypeError: if embeddings are no tensors, or `targets` are no sequence of [`SoftTargets`].
     """
+    for name, value in (("image_embeds", image_embeds), ("text_embeds", text_embeds)):
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"`{name}` is {type_of(value)}; it must be a tensor.")
     check_pairs(image_embeds, text_embeds)
+    is_sequence = isinstance(targets, Sequence)
+    wrong = [each for each in targets if not isinstance(each, SoftTargets)] if is_sequence else [targets]
+    if wrong:
+        where = "has" if is_sequence else "is"
+        raise TypeError(f"`targets` {where} {type_of(wrong[0])}; give a list of `SoftTargets`.")
     if not targets:
         raise ValueError("`targets` is empty; give at least one `SoftTargets`.")
     for number, each in enumerate(targets):

@@ -199,6 +199,32 @@ def test_bad_input(change, message):
         fit_head(change.get("method", "tip"), features, labels, text, change.get("validation"), logit_scale=scale)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": "a"}, "`seed` is 'a'; it must be an integer"),
+        ({"seed": 1.5}, "`seed` is 1.5; it must be an integer"),
+        ({"logit_scale": "100"}, "`logit_scale` is '100'; it must be a number"),
+        ({"logit_scale": None}, "`logit_scale` is None; it must be a number"),
+        ({"validation": (*draw(2, 1), np.ones(8))}, "`validation` must be a pair: features and labels"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(options, message):
+    with pytest.raises(TypeError, match=message):
+        fit_head("tip", *draw(2, 0), texts(1.0), **options)
+
+
+@pytest.mark.parametrize("method", HEAD_METHODS)
+@pytest.mark.parametrize("as_given", [np.array, torch.tensor])
+def test_a_head_does_not_change_with_the_arrays_it_was_fitted_to(method, as_given):
+    given = [as_given(each) for each in (*draw(1, 0), texts(1.0))]  # a cache of a fixed weight
+    head = fit_head(method, *given, logit_scale=SCALE)
+    before = head.scores(TEST[0])
+    for each in given:
+        each[:] = 0
+    np.testing.assert_array_equal(head.scores(TEST[0]), before)
+
+
 def test_scores_refuse_other_features():
     head = fit_head("clap", *draw(2, 0), texts(1.0), logit_scale=SCALE)
     with pytest.raises(ValueError, match="not L2-normalised"):

@@ -139,7 +139,7 @@ def fit_head(
         [`FeatureHead`]: `scores(features)` are its logits.
 
     Raises:
-        TypeError: If labels are no integers.
+        TypeError: If labels or the seed are no integers, the scale is no number, or the validation no pair.
         ValueError: If the method is unknown, widths differ, a label has no row in the text classifier, or embeddings
             are not finite or not normalised.
 
@@ -153,5 +153,7 @@ def fit_head(
     if method not in _METHODS:
         raise ValueError(f"`method` is {method!r}; it must be one of {listed(HEAD_METHODS, len(HEAD_METHODS))}.")
     support = checked_support(train_features, train_labels, text_classifier, logit_scale, seed)
+    if validation is not None and (not isinstance(validation, tuple | list) or len(validation) != 2):
+        raise TypeError("`validation` must be a pair: features and labels of the rows.")
     held_out = None if validation is None else checked_rows(*validation, "validation", support.text)
     return _METHODS[method](support, held_out)

@@ -186,10 +186,13 @@ def checked_support(
     text = checked_embeddings(text_classifier, "text_classifier")
     if len(text) < 2:
         raise ValueError("text_classifier has one row; a classifier needs two classes or more.")
+    for name, value, kinds in (("logit_scale", logit_scale, "iuf"), ("seed", seed, "iu")):
+        if np.ndim(value) or np.asarray(value).dtype.kind not in kinds:
+            raise TypeError(f"`{name}` is {value!r:.60}; it must be {'a number' if 'f' in kinds else 'an integer'}.")
     if not (np.isfinite(logit_scale) and logit_scale > 0):
         raise ValueError(f"`logit_scale` is {logit_scale}; it must be a positive number, such as 100 (not its log).")
     rows, classes = checked_rows(features, labels, "train", text)
-    return Support(rows, classes, text, float(logit_scale), seed)
+    return Support(rows, classes, text, float(logit_scale), int(seed))
 
 
 def checked_rows(
@@ -207,9 +210,10 @@ def checked_rows(
 
 
 def checked_embeddings(values: np.ndarray | torch.Tensor, name: str, width: int | None = None) -> torch.Tensor:
-    """Embeddings (n, d) as float64 on the CPU; refuses other widths and rows that are not L2-normalised."""
+    """A copy (n, d) as float64 on the CPU; refuses other widths and rows that are not L2-normalised."""
     check_matrix(values, name, width=width, directions=True)
-    rows = torch.as_tensor(values).detach().cpu().double()
+    # A head keeps rows as its keys: they must not change with the caller's array.
+    rows = torch.as_tensor(values).detach().to("cpu", torch.float64, copy=True)
     norms = rows.norm(dim=1)
     wrong = ((norms - 1).abs() > _NORM_TOLERANCE).nonzero()
     if len(wrong):
