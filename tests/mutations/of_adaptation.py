@@ -51,7 +51,7 @@ MUTATIONS = [
     Mutation(
         "LoRA: an adapter on other weights is not noticed",
         "checkpoints/adapters.py",
-        "if trained_on and not ",
+        "if here and not ",
         "if False and not ",
         "training/test_low_rank.py -k each_dtype",
     ),

@@ -137,13 +137,16 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
             config = PeftConfig.from_pretrained(folder)
             config.inference_mode = True
             inject_adapter_in_model(config, model, ADAPTER)
-            expected = get_peft_model_state_dict(model, adapter_name=ADAPTER)
-            _check_same_names(state, expected, folder)
-            set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
-        except (AttributeError, LookupError, TypeError) as error:  # what peft makes of values of other types
-            raise ValueError(f"{folder / ADAPTER_CONFIG} is damaged ({error}); copy or download it again.") from error
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # what peft makes of wrong values
+            raise ValueError(
+                f"The adapter in {folder} cannot be put onto this {type(model).__name__} ({error}): "
+                f"{ADAPTER_CONFIG} is damaged or belongs to another model."
+            ) from error
+        _check_same_names(state, get_peft_model_state_dict(model, adapter_name=ADAPTER), folder)
+        set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
     mark_adapter(model)
-    if trained_on and not {*trained_on.split()} & {*base_digest(model).split()}:
+    here = base_digest(model) if trained_on else ""
+    if here and not {*trained_on.split()} & {*here.split()}:
         logger.warning(
             f"The adapter in {folder} was trained on other weights than those of this {type(model).__name__}, though "
             f"of the same shapes, so its features may be wrong. {ADAPTER_CONFIG} names the model that it belongs to."

@@ -162,8 +162,8 @@ def add_lora(model: nn.Module, options: LoraOptions | None = None, *, frozen: Se
 
 def _check_beginnings(model: nn.Module, frozen: Sequence[str]) -> None:
     """Raise an error unless each text is the beginning of a parameter's name."""
-    if isinstance(frozen, str):
-        raise TypeError(f"`frozen` is the text {frozen!r}; it must be a list of beginnings, such as [{frozen!r}].")
+    if isinstance(frozen, str) or not all(isinstance(start, str) for start in frozen):
+        raise TypeError(f"`frozen` is {frozen!r}; it must be a list of beginnings of names, such as ['text_model.'].")
     names = [name for name, _ in model.named_parameters()]
     for start in frozen:
         if not any(name.startswith(start) for name in names):
