@@ -35,6 +35,27 @@ MUTATIONS = [
         "training/test_low_rank.py -k another",
     ),
     Mutation(
+        "LoRA: a merge that fails stays half done",
+        "checkpoints/adapters.py",
+        "                    parameter.data = value\n",
+        "                    pass\n",
+        "training/test_low_rank.py -k merges_nothing",
+    ),
+    Mutation(
+        "LoRA: any folder is replaced by an adapter",
+        "training/low_rank.py",
+        "    if other or (entries and not is_adapter_folder(folder)):\n",
+        "    if False:\n",
+        "training/test_low_rank.py -k adapters_folder",
+    ),
+    Mutation(
+        "LoRA: an adapter on other weights is not noticed",
+        "checkpoints/adapters.py",
+        "if here and not ",
+        "if False and not ",
+        "training/test_low_rank.py -k each_dtype",
+    ),
+    Mutation(
         "LoRA: shared beginnings share a draw",
         "model/modeling_clip_hf_transformer.py",
         "any(layer.training and layer.p > 0 for layer in layers)",

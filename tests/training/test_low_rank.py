@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load, save
 from transformers import AutoModel, pipeline
 
 import clip_hf
@@ -119,8 +120,8 @@ def test_adapters_load_everywhere(adapted, pixel_values, text_inputs, images):
     base, folder, model = adapted
     expected = cosines(model, pixel_values, text_inputs)
     assert (expected - cosines(ClipHFModel.from_pretrained(base), pixel_values, text_inputs)).abs().max() > 0.01
-    for name, load in LOADERS.items():
-        actual = cosines(load(base, folder).eval(), pixel_values, text_inputs)
+    for name, loader in LOADERS.items():
+        actual = cosines(loader(base, folder).eval(), pixel_values, text_inputs)
         assert (actual - expected).abs().max() < 2e-6, name
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["use_rslora"], config["lora_dropout"]) == (2, 1.0, True, 0.25)
@@ -175,8 +176,134 @@ def test_bad_folders_are_named(adapted, tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         load_adapter(plain, folder)
     config.write_text("[]")
-    with pytest.raises(ValueError, match="cannot be read, or lacks `base_model_name_or_path`"):
-        ClipHFModel.from_pretrained(folder)
+
+
+DAMAGE = {
+    "truncated": (lambda text: text[:20], "is no JSON file"),
+    "empty": (lambda text: "", "is no JSON file"),
+    "list": (lambda text: "[]", "holds a list; it must hold a dict"),
+    "rank": (lambda text: json.dumps({**json.loads(text), "r": "a"}), "its rank `r` is 'a'"),
+    "alpha": (lambda text: json.dumps({**json.loads(text), "lora_alpha": "1"}), "`lora_alpha` is '1'"),
+    "kind": (lambda text: json.dumps({**json.loads(text), "peft_type": "NONE"}), "is of the kind NONE"),
+}
+
+
+@pytest.mark.parametrize("tower", ["vit"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_configuration_is_one_line(adapted, damage):
+    base, folder, _ = adapted
+    change, message = DAMAGE[damage]
+    path = folder / "adapter_config.json"
+    path.write_text(change(path.read_text()))
+    for loader in (LOADERS["ours"], LOADERS["load_adapter"]):
+        with pytest.raises(ValueError, match=message) as raised:
+            loader(base, folder)
+        assert "\n" not in str(raised.value)
+
+
+MISFITS = {
+    "another rank": ({"r": 3}, None, "do not match: by adapter_config.json .* shape .3, .* Is its rank `r` another"),
+    "one of another rank": (
+        {},
+        lambda value: torch.cat([value, value]),
+        "do not match: .*lora_A.* has the shape .2, ",
+    ),
+    "no matrix": ({}, lambda value: torch.tensor(1.0), "has 0 dimensions, and the weight of .* 2"),
+    "NaN": ({}, lambda value: value * float("nan"), "has NaN or infinity in .*q_proj.lora_A.weight"),
+    "types": ({"target_modules": 5}, None, "adapter_config.json is damaged"),
+}
+
+
+@pytest.mark.parametrize("tower", ["vit"])
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_after_a_failed_load_the_model_is_as_it_was(adapted, misfit):
+    base, folder, _ = adapted
+    config, change, message = MISFITS[misfit]
+    path, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    if change:
+        state = load(weights.read_bytes())
+        name = next(name for name in state if name.endswith("q_proj.lora_A.weight"))
+        weights.write_bytes(save({**state, name: change(state[name])}))
+    model = ClipHFModel.from_pretrained(base).train()
+    before, modules = model.state_dict(), [*model.named_modules()]
+    with pytest.raises(ValueError, match=message):
+        load_adapter(model, folder)
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in after)
+    assert [*model.named_modules()] == modules and model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    woken(model, MODULES["vit"][:1])  # it takes an adapter
+
+
+def test_an_adapter_knows_its_base_in_each_dtype(adapted, caplog):
+    base, folder, _ = adapted
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        load_adapter(ClipHFModel.from_pretrained(base, dtype=dtype), folder)
+    assert "other weights" not in caplog.text
+    other = ClipHFModel.from_pretrained(base)
+    other.text_model.encoder.layers[1].self_attn.q_proj.weight.data[0, 0] += 0.01
+    load_adapter(other, folder)
+    assert f"The adapter in {folder} was trained on other weights than those of this ClipHFModel" in caplog.text
+    caplog.clear()
+    weights = folder / "adapter_model.safetensors"  # as peft alone would have written it
+    weights.write_bytes(save(load(weights.read_bytes()), {"format": "pt"}))
+    load_adapter(merge_lora(other), folder)
+    assert "other weights" not in caplog.text
+
+
+@pytest.mark.parametrize("tower", ["vit"])
+def test_the_base_of_an_adapter_is_a_whole_model(adapted, tmp_path):
+    _, folder, model = adapted
+    with pytest.raises(ValueError, match="adapter, is an adapter itself, and an adapter needs a whole model. Merge"):
+        save_adapter(model, tmp_path / "second", base_model=folder)
+    assert not (tmp_path / "second").exists()
+    (tmp_path / "second").mkdir()
+    content = json.loads((folder / "adapter_config.json").read_text())
+    for at, names in ((tmp_path / "second", folder), (folder, folder), (folder, tmp_path / "second")):
+        (at / "adapter_config.json").write_text(json.dumps({**content, "base_model_name_or_path": str(names)}))
+        for read in (ClipHFModel.from_pretrained, clip_hf.checkpoints.load):
+            with pytest.raises(ValueError, match="is an adapter itself"):
+                read(at)
+
+
+@pytest.mark.parametrize("tower", ["vit"])
+def test_only_an_adapters_folder_is_replaced(adapted, tmp_path):
+    base, folder, model = adapted
+    save_adapter(model, folder)  # an adapter without a processor replaces one with a processor
+    (tmp_path / "empty").mkdir()
+    save_adapter(model, tmp_path / "empty")
+    kept = {path: path.read_bytes() for path in base.iterdir()}
+    with pytest.raises(FileExistsError, match="would be replaced as a whole, and it holds config.json"):
+        save_adapter(model, base)
+    assert kept == {path: path.read_bytes() for path in base.iterdir()}
+    with pytest.raises(FileExistsError, match="it holds adapter, base, empty"):
+        save_adapter(model, tmp_path)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="it holds notes.txt"):
+        save_adapter(model, folder)
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card" / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match="there is no adapter in it"):
+        save_adapter(model, tmp_path / "card")
+
+
+def test_a_merge_that_fails_merges_nothing(tower, pixel_values, text_inputs):
+    model = make_tiny_model(tower)
+    woken(model, MODULES[tower])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    name = [name for name in before if name.endswith("lora_B.default.weight")][-1]
+    good = model.get_parameter(name).data
+    model.get_parameter(name).data = good * float("nan")
+    with pytest.raises(
+        ValueError, match=f"cannot be merged into {name.partition('.lora_')[0]}: .* Nothing was merged"
+    ):
+        merge_lora(model)
+    model.get_parameter(name).data = good
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[key], value) for key, value in before.items())
+    expected = cosines(model.eval(), pixel_values, text_inputs)
+    torch.testing.assert_close(cosines(merge_lora(model), pixel_values, text_inputs), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +315,9 @@ def test_bad_folders_are_named(adapted, tmp_path):
         ({"modules": ("mlp",)}, "mlp is a `?ClipHFMLP"),
         ({"modules": "q_proj"}, "`modules` is 'q_proj'; it must be names"),
         ({"modules": ()}, r"`modules` is \(\)"),
+        ({"modules": ("",)}, r"`modules` is \('',\)"),
+        ({"modules": 5}, "`modules` is 5"),
+        ({"rank": 33}, "`rank` is 33, and the weight of .*q_proj is 32 x 32: .* at most the rank 32"),
         ({"rank": 0}, "`rank` is 0; it must be a whole number of at least 1"),
         ({"alpha": 0.0}, "`alpha` is 0.0"),
         ({"dropout": 1.0}, "`dropout` is 1.0"),
@@ -197,6 +327,25 @@ def test_bad_options_are_named(options, message):
     model = make_tiny_model("vit")
     with pytest.raises(ValueError, match=message):
         add_lora(model, LoraOptions(**options))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda model: LoraOptions(alpha="1"), TypeError, "`alpha` is '1', a str; it must be a number"),
+        (lambda model: LoraOptions(dropout="a"), TypeError, "`dropout` is 'a', a str"),
+        (lambda model: add_lora(model, {"rank": 2}), TypeError, "`options` is a dict; it must be `LoraOptions`"),
+        (lambda model: add_lora(torch.nn.Linear), TypeError, "`model` is a type; it must be a model"),
+        (lambda model: add_lora(torch.nn.Linear(2, 2)), ValueError, "This Linear has no linear layers .* within"),
+        (lambda model: add_lora(model, frozen="text_model."), TypeError, "must be a list .*, such as .'text_model.'"),
+        (lambda model: add_lora(model, frozen=("text_modle.",)), ValueError, "'text_modle.'.* mean 'text_model.'"),
+    ],
+)
+def test_bad_arguments_are_named(build, error, message):
+    model = make_tiny_model("vit")
+    with pytest.raises(error, match=message):
+        build(model)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 

@@ -7,6 +7,7 @@ import torch
 from transformers import CLIPModel
 
 from clip_hf.adaptation import inherit_weights
+from clip_hf.training import add_lora, merge_lora
 from tiny_models import IMAGE_SIZE, make_tiny_model, tiny_config
 
 
@@ -159,3 +160,25 @@ def test_another_tower_and_folded_norms_are_refused():
     video = type("Other", (), {"config": CLIPModel.config_class()})()
     with pytest.raises(ValueError, match="The larger model needs a ClipHFConfig"):
         inherit_weights(video, tiny_config("vit"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (lambda model: ("a/path", model.config), TypeError, "`teacher` is a str; it must be a model"),
+        (lambda model: (model, model.config.to_dict()), TypeError, "`config` is a dict; it must be a configuration"),
+        (lambda model: (model, None), TypeError, "`config` is a NoneType"),
+        (lambda model: (model, model.config.vision_config), ValueError, "The smaller model needs a ClipHFConfig"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        inherit_weights(*arguments(make_tiny_model("vit")))
+
+
+def test_an_adapter_is_merged_before():
+    model = make_tiny_model("vit")
+    add_lora(model)
+    with pytest.raises(ValueError, match="The larger model has an adapter already, .* `merge_lora.model.`"):
+        inherit_weights(model, model.config)
+    inherit_weights(merge_lora(model), model.config)

@@ -322,7 +322,7 @@ def _check_plain(model: nn.Module, name: str) -> None:
     if adapters or hasattr(model, "peft_config"):
         raise ValueError(
             f"{name} has LoRA layers ({listed(adapters, 2)}). Merge them into the weights first: "
-            "`merge_lora(model)` of `clip_hf.training.low_rank`."
+            "`merge_lora(model)` of `clip_hf.training`."
         )
     if any(type(module).__name__ == "ClipHFFoldedBatchNorm" for module in model.modules()):
         raise ValueError(
@@ -408,7 +408,7 @@ def _load(model: Model) -> nn.Module:
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(
             f"{model} is an adapter, not a model. Merge it into its base first: `load_adapter` and `merge_lora` of "
-            "`clip_hf.training.low_rank`."
+            "`clip_hf.training`."
         )
     if (folder / "config.json").is_file():
         if ClipHFForImageClassification.__name__ in (read_config(folder).get("architectures") or ()):

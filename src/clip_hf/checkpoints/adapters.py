@@ -2,17 +2,21 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Folders with a LoRA adapter, as peft writes them: put one onto its model, or merge it into the weights."""
 
-import json
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers.utils import logging
 
 from ..utils.extras import require_extra
+from ..utils.fingerprints import tensors_digest
+from ..utils.json_files import read_json
 from ..utils.wording import counted, listed
 from .paths import check_exists
 
@@ -20,8 +24,12 @@ from .paths import check_exists
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # The name that peft and transformers give an adapter that has none.
 ADAPTER = "default"
+BASE_WEIGHTS = "base_weights"
+"""Key of [`base_digest`] in the metadata of an adapter's weights; peft drops what it does not know from its config."""
 _PREFIX = "base_model.model."  # before the names in the file, which are those in a `PeftModel`
 _EXTRA = "adapt"
+
+logger = logging.get_logger(__name__)
 
 
 def is_adapter_folder(path: str | os.PathLike) -> bool:
@@ -30,19 +38,31 @@ def is_adapter_folder(path: str | os.PathLike) -> bool:
     return (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").exists()
 
 
+def _read_config(folder: Path) -> dict:
+    """The content of an adapter's configuration; a `ValueError` if it is damaged or not of LoRA."""
+    path = folder / ADAPTER_CONFIG
+    config = read_json(path, dict)
+    if config.get("peft_type") != "LORA":
+        raise ValueError(
+            f"The adapter in {folder} is of the kind {config.get('peft_type')}; `load_adapter` loads LoRA only."
+        )
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if type(rank) is not int or rank < 1:
+        raise ValueError(f"{path} is damaged: its rank `r` is {rank!r}, and must be a whole number of at least 1.")
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise ValueError(f"{path} is damaged: `lora_alpha` is {alpha!r}, and must be a finite number.")
+    return config
+
+
 def base_of_adapter(folder: str | os.PathLike) -> str:
     """Name or path of the model that an adapter was trained on.
 
     Raises:
-        ValueError: if the folder's file does not name it, or cannot be read.
+        ValueError: if the folder's file does not name it, names another adapter, or is damaged.
         FileNotFoundError: if it is a path, and nothing is there.
     """
     path = Path(folder) / ADAPTER_CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        base = config["base_model_name_or_path"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read, or lacks `base_model_name_or_path` ({error}).") from error
+    base = _read_config(Path(folder)).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ValueError(
             f"{path} does not name the model that the adapter was trained on: `base_model_name_or_path` is {base!r}. "
@@ -55,7 +75,17 @@ def base_of_adapter(folder: str | os.PathLike) -> str:
             f"The adapter in {folder} was trained on {base}, which is not here ({error}) Correct "
             f"`base_model_name_or_path` in {path}, or load the model yourself and call `load_adapter(model, folder)`."
         ) from error
+    check_no_adapter_folder(base, f"The model that {path} names, {base},")
     return base
+
+
+def check_no_adapter_folder(base: str, name: str) -> None:
+    """Raise a `ValueError` if an adapter's model is another adapter, or the adapter itself."""
+    if is_adapter_folder(base):
+        raise ValueError(
+            f"{name} is an adapter itself, and an adapter needs a whole model. Merge that one (`clip_hf.checkpoints."
+            "load` merges it, and `save` writes the model), and name the merged model."
+        )
 
 
 def load_with_adapter(cls: type, folder: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
@@ -84,8 +114,12 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
     Raises:
         FileNotFoundError: if a file is missing.
         ValueError: if the adapter is none of LoRA or belongs to another model (it names modules that this one lacks,
-            or has other shapes), or the model has an adapter already; the model is then unchanged.
+            or has other shapes), if its files are damaged, do not match or hold NaN, or if the model has an adapter
+            already; the model is then unchanged.
         ImportError: if peft is not installed.
+
+    An adapter that [`save_adapter`] wrote knows its model's weights: on others, such as another fine-tune of the same
+    base, it is loaded with a warning.
     """
     require_extra(_EXTRA, "Adapters", "peft")
     from peft import PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
@@ -95,26 +129,87 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike) -> nn.Module:
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is no folder of an adapter: it has no {name}.")
-    config = PeftConfig.from_pretrained(folder)
-    if config.peft_type != "LORA":
-        raise ValueError(f"The adapter in {folder} is of the kind {config.peft_type}; `load_adapter` loads LoRA only.")
-    try:
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / ADAPTER_WEIGHTS} is damaged ({error}); copy or download it again.") from error
-    state = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+    _read_config(folder)
+    state, trained_on = _read_weights(folder)
     _check_fits(model, state, folder)
-    config.inference_mode = True
-    inject_adapter_in_model(config, model, ADAPTER)
-    expected = get_peft_model_state_dict(model, adapter_name=ADAPTER)
-    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    if missing or unknown:
+    with plain_after_error(model):
+        try:
+            config = PeftConfig.from_pretrained(folder)
+            config.inference_mode = True
+            inject_adapter_in_model(config, model, ADAPTER)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # what peft makes of wrong values
+            raise ValueError(
+                f"The adapter in {folder} cannot be put onto this {type(model).__name__} ({error}): "
+                f"{ADAPTER_CONFIG} is damaged or belongs to another model."
+            ) from error
+        _check_same_names(state, get_peft_model_state_dict(model, adapter_name=ADAPTER), folder)
+        set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
+    mark_adapter(model)
+    here = base_digest(model) if trained_on else ""
+    if here and not {*trained_on.split()} & {*here.split()}:
+        logger.warning(
+            f"The adapter in {folder} was trained on other weights than those of this {type(model).__name__}, though "
+            f"of the same shapes, so its features may be wrong. {ADAPTER_CONFIG} names the model that it belongs to."
+        )
+    return model.requires_grad_(False).eval()
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """An adapter's weights, named as in the model, and the digest of the weights that it was trained on, or ""."""
+    path = folder / ADAPTER_WEIGHTS
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name.removeprefix(_PREFIX): file.get_tensor(name) for name in file.keys()}
+            trained_on = (file.metadata() or {}).get(BASE_WEIGHTS, "")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy or download it again.") from error
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"The adapter in {folder} has NaN or infinity in {listed(broken, 2)}; its training failed.")
+    return state, trained_on
+
+
+@contextmanager
+def plain_after_error(model: nn.Module) -> Iterator[None]:
+    """Take the adapter that the block puts onto a model off again if it raises."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        yield
+    except BaseException:
         remove_adapter_(model)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        raise
+
+
+def base_digest(model: nn.Module) -> str:
+    """Digests of the weights under a model's adapter, rounded to each half precision, as one text.
+
+    Weights that were loaded in different dtypes have one of the two in common. It is empty where there is no digest:
+    of quantised weights, and of weights that are not in memory.
+    """
+    weights = {name: layer.get_base_layer().weight for name, layer in adapted_layers(model)}
+    if any(weight.is_meta or not weight.is_floating_point() for weight in weights.values()):
+        return ""
+    return " ".join(
+        tensors_digest({name: weight.to(dtype) for name, weight in weights.items()}).hex()
+        for dtype in (torch.float16, torch.bfloat16)
+    )
+
+
+def _check_same_names(state: dict, expected: dict, folder: Path) -> None:
+    """Raise a `ValueError` unless an adapter's weights are those that its configuration makes here."""
+    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    other = [name for name in state if name in expected and state[name].shape != expected[name].shape]
+    if missing or unknown:
         what = f"lacks weights for {listed(missing, 4)}" if missing else f"has weights for {listed(unknown, 4)}"
         raise ValueError(f"The adapter in {folder} {what}: it belongs to another model, or its files do not match.")
-    set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
-    mark_adapter(model)
-    return model.requires_grad_(False).eval()
+    if other:
+        there, here = (list(each[other[0]].shape) for each in (state, expected))
+        raise ValueError(
+            f"The files of the adapter in {folder} do not match: by {ADAPTER_CONFIG} {other[0]} has the shape {here}, "
+            f"and in {ADAPTER_WEIGHTS} {there}. Is its rank `r` another?"
+        )
 
 
 def _check_fits(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
@@ -127,6 +222,8 @@ def _check_fits(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) 
         side = {"A": 1, "B": 0}.get(part[:1])
         if mark and weight is None:
             problems.append(f"there is no {module}")
+        elif side is not None and tensor.ndim != weight.ndim:
+            problems.append(f"{name} has {tensor.ndim} dimensions, and the weight of {module} {weight.ndim}")
         elif side is not None and tensor.shape[side] != weight.shape[side]:
             there, here = tensor.shape[side], weight.shape[side]
             problems.append(f"{module} has {here} {('outputs', 'inputs')[side]}, and the adapter's {there}")
@@ -137,13 +234,13 @@ def _check_fits(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) 
         )
 
 
-def check_without_adapter(model: nn.Module) -> None:
-    """Raise a `ValueError` if the model has an adapter already."""
+def check_without_adapter(model: nn.Module, name: str = "The model") -> None:
+    """Raise a `ValueError` if a model, called `name`, has an adapter already."""
     adapted = [name for name, _ in adapted_layers(model)]
     if adapted:
         raise ValueError(
-            f"The model has an adapter already, on {counted(len(adapted), 'module')} ({listed(adapted, 2)}). Merge it "
-            "first: `merge_lora(model)`."
+            f"{name} has an adapter already, on {counted(len(adapted), 'module')} ({listed(adapted, 2)}). Merge it "
+            "first: `merge_lora(model)` of `clip_hf.training`."
         )
 
 
@@ -169,14 +266,29 @@ def merge_lora(model: nn.Module) -> nn.Module:
         The model itself.
 
     Raises:
-        ValueError: if the model has no adapter, or merged weights are not finite.
+        ValueError: if the model has no adapter, or merged weights are not finite; the model is then unchanged.
     """
     layers = adapted_layers(model)
     if not layers:
         raise ValueError(f"This {type(model).__name__} has no adapter to merge.")
-    for _, layer in layers:
-        layer.merge(safe_merge=True)
+    # peft's safe merge gives a layer new values, so the old ones stay what they were.
+    before = [(layer, [*layer.merged_adapters], _values_of(layer.get_base_layer())) for _, layer in layers]
+    for name, layer in layers:
+        try:
+            layer.merge(safe_merge=True)
+        except BaseException as error:
+            for other, merged, values in before:
+                other.merged_adapters[:] = merged
+                for parameter, value in values:
+                    parameter.data = value
+            if not isinstance(error, ValueError):
+                raise
+            raise ValueError(f"The adapter cannot be merged into {name}: {error}. Nothing was merged.") from error
     return remove_adapter_(model)
+
+
+def _values_of(layer: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    return [(parameter, parameter.data) for parameter in layer.parameters()]
 
 
 def remove_adapter_(model: nn.Module) -> nn.Module:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import torch
 from transformers import PreTrainedConfig
 
+from ..checkpoints.adapters import check_without_adapter
+from ..model.checks_clip_hf import type_of
 from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.modeling_clip_hf_base import ClipHFFoldedBatchNorm, interpolate_positions
@@ -54,9 +56,16 @@ def inherit_weights(teacher: ClipHFModel, config: ClipHFConfig) -> ClipHFModel:
     Raises:
         ValueError: if something cannot be inherited: a size is larger than the teacher's, the towers are of other
             kinds, heads have another width, or the vocabulary, patch size or activation differs; or if the teacher's
-            BatchNorm is folded.
+            BatchNorm is folded, or it has an adapter.
+        TypeError: if `teacher` is no model, or `config` no configuration.
     """
+    if not isinstance(getattr(teacher, "config", None), PreTrainedConfig):
+        raise TypeError(f"`teacher` is {type_of(teacher)}; it must be a model: `ClipHFModel.from_pretrained(...)`.")
+    if not isinstance(config, PreTrainedConfig):
+        raise TypeError(f"`config` is {type_of(config)}; it must be a configuration: `ClipHFConfig.from_dict(...)`.")
     ClipHFConfig.check(teacher.config, "The larger model")
+    ClipHFConfig.check(config, "The smaller model")
+    check_without_adapter(teacher, "The larger model")
     problems = list(_find_problems(teacher.config, config))
     if problems:
         raise ValueError(f"The weights cannot be inherited: {'; '.join(problems)}.")

@@ -59,6 +59,11 @@ def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def weights_digest(model: nn.Module) -> bytes:
     """Digest of names, dtypes, shapes and bytes of all weights and buffers; all must be in memory."""
+    return tensors_digest(tensors_of(model))
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """Digest of names, dtypes, shapes and bytes of tensors, which must be in memory."""
 
     def digest(item: tuple[str, torch.Tensor]) -> bytes:
         name, tensor = item
@@ -71,7 +76,7 @@ def weights_digest(model: nn.Module) -> bytes:
 
     # hashlib releases the interpreter lock.
     with ThreadPoolExecutor(count_threads()) as pool:
-        return hashlib.blake2b(b"".join(pool.map(digest, tensors_of(model).items())), digest_size=16).digest()
+        return hashlib.blake2b(b"".join(pool.map(digest, tensors.items())), digest_size=16).digest()
 
 
 def module_settings(model: nn.Module) -> list:
