@@ -124,7 +124,7 @@ def test_what_a_repo_holds(tiny_processor, images, tmp_path):
     source = Path(__file__).resolve().parents[2] / "src" / "clip_hf" / "model"
     exported = {path.name for path in source.glob("*_clip_hf*.py") if "video" not in path.name}
     assert python_files(repo).keys() == exported
-    assert sum(map(len, python_files(repo).values())) < 380_000
+    assert sum(map(len, python_files(repo).values())) < 385_000
 
 
 OTHER_MODELS = {
