@@ -130,7 +130,7 @@ def write_table(numbers: range) -> Callable[[Path], None]:
 
 def write_described(path: Path) -> None:
     """Captioned pictures, each with a title and with captions that are wrong."""
-    pictures = path.parent / f"{path.stem}_described"
+    pictures = path.parent / f"{path.stem}_pictures"
     pictures.mkdir(parents=True)
     with open(path, "w", encoding="utf-8") as file:
         for number in range(NUM_PAIRS):
@@ -268,7 +268,7 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     "RN50.pt": {"RN50.pt": write_format("resnet", "openai")},
     "CLIP-ViT-H-14-laion2B-s32B-b79K": {"CLIP-ViT-H-14-laion2B-s32B-b79K": write_format("vit", "open_clip")},
     "pairs.csv": {"pairs.csv": write_table(range(NUM_PAIRS))},
-    "pairs.jsonl": {"pairs.jsonl": write_described},
+    "described.jsonl": {"described.jsonl": write_described},
     "held_out.csv": {"held_out.csv": write_table(range(NUM_PAIRS, NUM_PAIRS + 4))},
     "stickers.csv": {"stickers.csv": write_table(range(NUM_PAIRS))},
     "pairs/{00000..09999}.tar": {"pairs": write_many_tars},
@@ -362,8 +362,8 @@ class World:
                         source.parent.mkdir(parents=True, exist_ok=True)
                         make(source)
                     _link(source, destination / path)
-                    if source.suffix in (".csv", ".jsonl"):
-                        pictures = f"{source.stem}_{'pictures' if source.suffix == '.csv' else 'described'}"
+                    pictures = f"{source.stem}_pictures"
+                    if source.with_name(pictures).is_dir() and source.is_file():  # a table
                         _link(source.with_name(pictures), (destination / path).with_name(pictures))
 
 
@@ -398,5 +398,7 @@ def docstring_names() -> dict:
         "val_y": y[600:900],
         "test_x": x[900:],
         "test_y": y[900:],
-        "classifier": torch.stack([x[:600][y[:600] == digit].mean(0) for digit in range(10)]),
+        "classifier": torch.nn.functional.normalize(
+            torch.stack([x[:600][y[:600] == digit].mean(0) for digit in range(10)]), dim=-1
+        ),
     }

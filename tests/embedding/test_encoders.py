@@ -566,7 +566,9 @@ def test_a_tower_alone_is_refused(tmp_path, clip_folder, tiny_processor):
 
 def test_a_classifier_is_refused_as_one_and_not_for_its_tokenizer(tmp_path, tiny_processor):
     clip = make_tiny_model("vit")
-    head = ClipHFForImageClassification.from_text_classifier(clip, torch.randn(2, clip.config.projection_dim), "ab")
+    head = ClipHFForImageClassification.from_text_classifier(
+        clip, torch.randn(2, clip.config.projection_dim), ["a", "b"]
+    )
     head.save_pretrained(tmp_path)
     tiny_processor.image_processor.save_pretrained(tmp_path)
     task = "zero-shot-image-classification"
