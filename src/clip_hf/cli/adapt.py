@@ -15,8 +15,8 @@ require_extra("adapt", "`clip-hf adapt`", "datasets")
 from ..adaptation import AdaptationReport, AdaptOptions, adapt
 from ..adaptation.adapting import default_folder
 from ..embedding import EncodingOptions
-from ..evaluation import ClassificationOptions, load_class_names, load_templates
 from ..utils.terminal_tables import wrap_lines
+from .evaluate import classification_options
 from .image_options import image_options
 
 
@@ -38,13 +38,7 @@ def adapt_options(options: argparse.Namespace) -> AdaptOptions:
         learning_rate=options.learning_rate,
         crop_scale=options.crop_scale,
         horizontal_flip=options.horizontal_flip or 0.0,
-        data_options=ClassificationOptions(
-            image_column=options.image_column,
-            label_column=options.label_column,
-            class_names=load_class_names(options.class_names) if options.class_names else None,
-            templates=load_templates(options.templates) if options.templates else None,
-            image_root=options.image_root,
-        ),
+        data_options=classification_options(options),
         caption_column=options.caption_column,
         image_options=image_options(options),
         encoding=EncodingOptions(batch_size=options.encode_batch_size, max_skipped_share=options.max_skipped_share),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging
 
@@ -35,6 +36,18 @@ from .film_options import clip_sampling
 from .image_options import image_options
 
 
+def classification_options(options: argparse.Namespace, **more: Any) -> ClassificationOptions:
+    """How labelled images are read, by the arguments that say so, and `more` options."""
+    return ClassificationOptions(
+        image_column=options.image_column,
+        label_column=options.label_column,
+        class_names=load_class_names(options.class_names) if options.class_names else None,
+        templates=load_templates(options.templates) if options.templates else None,
+        image_root=options.image_root,
+        **more,
+    )
+
+
 def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_results: bool = False) -> SuiteOptions:
     """Turn the arguments of `add_evaluation_arguments` into options of a suite."""
     if not options.data:
@@ -45,16 +58,12 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
         output_dir=Path(output_dir),
         replace_results=replace_results,
         cache_dir=Path(options.cache_dir) if options.cache_dir else None,
-        data_options=ClassificationOptions(
-            image_column=options.image_column,
-            label_column=options.label_column,
-            class_names=load_class_names(options.class_names) if options.class_names else None,
-            templates=load_templates(options.templates) if options.templates else None,
+        data_options=classification_options(
+            options,
             metric=options.metric,
             split=options.split,
             limit=options.limit,
             min_image_size=options.min_image_size,
-            image_root=options.image_root,
         ),
         caption_column=options.caption_column,
         image_options=image_options(options),

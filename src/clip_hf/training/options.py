@@ -36,7 +36,6 @@ MAX_OPTIONS_BYTES = 2**20  # largest recipe or configuration that is read
 _LORA = ("lora_alpha", "lora_dropout", "lora_modules")
 _STEPS = ("epochs", "min_steps", "max_steps", "batch_size", "keep_checkpoints", "log_every", "pairs_per_epoch")
 _SIZES = ("grad_cache_chunk_size", "loss_chunk_size", "eval_rows", "max_image_pixels", "max_image_bytes", "resize_to")
-_POSITIVE = ("max_grad_norm", "eval_every", "max_image_seconds")
 _FRAMES = ("num_frames", "temporal_num_layers")
 _DISTILLATION = ("contrastive_weight", "distill_soft", "distill_features", "distill_interactive")
 _MAX_WORKERS = max(64, 2 * (os.cpu_count() or 1))  # thousands of processes stop a machine

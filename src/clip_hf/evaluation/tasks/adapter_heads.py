@@ -20,10 +20,10 @@ from ..numerics.metrics import CLASSIFICATION_METRICS
 from .display_names import HEAD_LABELS, metric_label
 from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
 from .evaluation_task import TaskSettings
-from .few_shot import ScoreCurve, check_few_shot_splits, check_shots, draw_shots
-from .labelled_features import TrainAndTestTask, encode_splits, train_and_test
+from .few_shot import ScoreCurve, check_few_shot_splits, check_shots, draw_shots, encode_few_shot
+from .labelled_features import TrainAndTestTask
 from .linear_probe import Features
-from .zero_shot import class_embeddings, class_notes
+from .zero_shot import class_notes
 
 
 if TYPE_CHECKING:
@@ -242,11 +242,7 @@ def evaluate_adapters(
     ```
     """
     options, encoder = options or AdapterOptions(), load_dual_encoder(model, processor=processor)
-    parts = train_and_test(data, encoder.media)
-    check_few_shot_splits(parts, options.shots)
-    test = parts["test"]
-    arrays, skipped = encode_splits(encoder, parts, ("train", "test"), projected=True, options=options.encoding)
-    classifier = class_embeddings(encoder, test.class_names, test.templates, options.encoding)
+    test, arrays, classifier, skipped = encode_few_shot(encoder, data, options.shots, options.encoding)
     options = replace(options, metric=test.metric, logit_scale=encoder.logit_scale, class_names=test.class_names)
     result = compare_heads(*arrays, text_classifier=classifier, options=options)
     result.data, result.split, result.skipped = test.name, test.split, skipped

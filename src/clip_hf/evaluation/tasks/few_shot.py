@@ -24,6 +24,7 @@ from ..numerics.logistic_regression import (
 )
 from ..numerics.metric_inputs import as_array, check_matrix
 from ..numerics.metrics import CLASSIFICATION_METRICS
+from ..registry.evaluation_data import ClassificationData
 from .display_names import metric_label
 from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
 from .evaluation_task import TaskSettings
@@ -372,11 +373,7 @@ def evaluate_few_shot(
     ```
     """
     options, encoder = options or FewShotOptions(), load_dual_encoder(model, processor=processor)
-    parts = train_and_test(data, encoder.media)
-    check_few_shot_splits(parts, options.shots)
-    test = parts["test"]
-    arrays, skipped = encode_splits(encoder, parts, ("train", "test"), projected=True, options=options.encoding)
-    classifier = class_embeddings(encoder, test.class_names, test.templates, options.encoding)
+    test, arrays, classifier, skipped = encode_few_shot(encoder, data, options.shots, options.encoding)
     options = replace(
         options,
         metric=test.metric,
@@ -391,6 +388,20 @@ def evaluate_few_shot(
     result.skipped = skipped
     result.notes = class_notes(encoder, test.class_names, test.templates, f"{test.name} ({test.split})")
     return result
+
+
+def encode_few_shot(
+    encoder: DualEncoder, data: Any, shots: Sequence[int], encoding: EncodingOptions
+) -> tuple[ClassificationData, list[np.ndarray], np.ndarray, dict[str, Any]]:
+    """The test part, features and targets of train and test, the text classifier, and what was skipped by split.
+
+    `data` is what [`train_and_test`] takes; more `shots` than a class has images are refused before any is encoded.
+    """
+    parts = train_and_test(data, encoder.media)
+    check_few_shot_splits(parts, shots)
+    test = parts["test"]
+    arrays, skipped = encode_splits(encoder, parts, ("train", "test"), projected=True, options=encoding)
+    return test, arrays, class_embeddings(encoder, test.class_names, test.templates, encoding), skipped
 
 
 def check_few_shot_splits(splits: dict[str, Any], shots: Sequence[int]) -> None:
