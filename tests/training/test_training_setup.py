@@ -71,7 +71,7 @@ def test_a_folder_must_be_new_or_hold_a_training_that_is_replaced_or_resumed(tmp
     check_output_dir(TrainingOptions(output_dir=str(folder), overwrite=True))
     check_output_dir(TrainingOptions(output_dir=str(folder), resume="latest"))
     file = TrainingOptions(output_dir=str(folder / "thesis.txt"))
-    with pytest.raises(ValueError, match="thesis.txt is not empty"):
+    with pytest.raises(ValueError, match="thesis.txt is a file; name a folder"):
         check_output_dir(file)
 
 

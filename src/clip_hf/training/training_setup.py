@@ -5,7 +5,6 @@
 import copy
 import itertools
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,8 +31,9 @@ from ..model.modeling_clip_hf import ClipHFModel
 from ..model.modeling_clip_hf_video import ClipHFVideoModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..model.tokenization_clip_hf import ClipHFTokenizer
-from ..utils.atomic import clear_leftovers, remove_folder, replaced_file, set_aside, take_over
+from ..utils.atomic import clear_leftovers, replaced_file
 from ..utils.json_files import read_json
+from ..utils.output_folders import check_output_folder, replacing_folder
 from ..utils.processes import join_processes
 from .checkpoint_files import check_can_be_resumed
 from .distributed import check_processes_agree, make_logit_scale_shardable_, sync_batch_norm
@@ -83,55 +83,36 @@ def check_trackers(names: Iterable[str]) -> None:
 
 def check_output_dir(options: TrainingOptions) -> None:
     """Raise a `ValueError` if a training may not write into its folder; call it before anything else."""
-    folder = Path(options.output_dir)
-    if not folder.exists():
-        clear_leftovers(folder)  # a killed process may have set a training aside, and not begun another
-    if options.resume is not None or not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if options.resume is not None:
+        if not os.path.exists(options.output_dir):
+            clear_leftovers(options.output_dir)  # puts back what a killed process had set aside
         return
-    if not options.overwrite:
-        raise ValueError(
-            f"`output_dir` {folder} is not empty; choose another, pass --resume latest to go on with the training in "
-            "it, or --overwrite to replace it."
-        )
+    ways = "pass --resume latest to go on with the training in it, or --overwrite to replace it"
+    check_output_folder(Path(options.output_dir), options.overwrite, "training", _holds_training, ways)
+
+
+def _holds_training(folder: Path) -> bool:
     # A training that was killed at its start left only its recipe.
-    if not (folder / LOG_NAME).exists() and [path.name for path in folder.iterdir()] != [RECIPE_NAME]:
-        raise ValueError(f"`output_dir` {folder} holds no training; choose another.")
-    if Path.cwd().is_relative_to(folder.resolve()):
-        raise ValueError(f"`output_dir` {folder} would be replaced, but is the current folder; start from another.")
+    return (folder / LOG_NAME).exists() or [path.name for path in folder.iterdir()] == [RECIPE_NAME]
 
 
 @contextmanager
 def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterator[None]:
     """Prepare the folder of a training: set a training that it replaces aside, and write the options down.
 
-    The replaced training is removed when the block ends, by which time the new one must have started. If the block
-    raises, it is put back. If the process is killed, the next training in the folder takes the replaced one over: it
-    is removed once that one has started, and put back if it does not start. Of several processes, only the `active`
-    one does the work.
+    The replaced training is removed when the block ends, by which time the new one must have started, see
+    [`replacing_folder`]. Of several processes, only the `active` one does the work.
     """
-    folder = Path(os.path.abspath(options.output_dir))
-    aside = None
-    try:
-        if active:
-            # A folder that is still set aside was to be replaced by a training that never started.
-            aside = take_over(folder) if folder.exists() else None
-            for place in (folder, folder / "best", folder / "last"):
-                clear_leftovers(place)
-            if options.overwrite and options.resume is None and folder.exists():
-                if aside is None:
-                    aside = set_aside(folder)
-                else:
-                    remove_folder(folder)
-            with replaced_file(folder / RECIPE_NAME) as path:
-                path.write_text(yaml.safe_dump(asdict(options), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    if not active:
         yield
-    except BaseException:
-        if aside is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.rename(aside, folder)
-        raise
-    if aside is not None:
-        remove_folder(aside, folder)
+        return
+    folder = Path(os.path.abspath(options.output_dir))
+    with replacing_folder(folder, options.overwrite and options.resume is None):
+        for place in (folder / "best", folder / "last"):
+            clear_leftovers(place)
+        with replaced_file(folder / RECIPE_NAME) as path:
+            path.write_text(yaml.safe_dump(asdict(options), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        yield
 
 
 def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset | None]:

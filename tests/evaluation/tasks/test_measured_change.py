@@ -13,7 +13,6 @@ from clip_hf.evaluation.tasks.measured_change import (
     figure_of_scores,
     first_near_best,
     measure_change,
-    pictures_sharing_texts,
 )
 
 
@@ -63,13 +62,6 @@ def test_other_data_are_refused():
 def test_the_spread_is_that_of_a_sample():
     change = Change("task", "x", "top1", 4, 0.5, [0.5, 0.7], (0, 1), (0, 1), (0, 1))
     assert change.spread == pytest.approx(0.2 / np.sqrt(2)) and change.mean_after == pytest.approx(0.6)
-
-
-def test_pictures_that_share_a_text_directly_or_through_others_are_one_cluster():
-    owners, texts = np.array([0, 0, 1, 1, 2, 3, 4]), np.array([0, 1, 1, 2, 2, 3, 4])
-    assert pictures_sharing_texts(owners, texts).tolist() == [0, 0, 0, 1, 2]
-    assert pictures_sharing_texts(np.array([0, 0, 1]), np.array([0, 0, 1])) is None
-    assert pictures_sharing_texts(np.array([0, 1, 2, 0]), np.array([3, 0, 1, 1])).tolist() == [0, 1, 0]
 
 
 def test_one_of_few_repeated_captions_that_flips_is_no_gain():

@@ -128,7 +128,7 @@ def test_intervals_resample_images_with_their_texts():
     found = generator.random(200) < 0.6
     ranks = RetrievalRanks(np.where(found, 0, 7), np.where(found[owners], 0, 30))
     options = RetrievalOptions(ks=(1,), resamples=2000)
-    intervals = retrieval._intervals(ranks, owners, options)
+    intervals = retrieval._intervals(ranks, owners, np.arange(len(owners)), options)
     low, high = intervals["text_to_image_R@1"]
     hits, total = found * sizes, sizes.sum()
     share = hits.sum() / total
@@ -140,7 +140,27 @@ def test_intervals_resample_images_with_their_texts():
     error = np.sqrt(found.mean() * (1 - found.mean()) / 200)
     assert (low, high) == pytest.approx((found.mean() - 1.96 * error, found.mean() + 1.96 * error), abs=0.25 * error)
     assert intervals["text_to_image_median_rank"][0] == 1
-    assert retrieval._intervals(ranks, owners, options) == intervals
+    assert retrieval._intervals(ranks, owners, np.arange(len(owners)), options) == intervals
+
+
+def test_images_that_share_a_text_directly_or_through_others_are_one_cluster():
+    owners, texts = np.array([0, 0, 1, 1, 2, 3, 4]), np.array([0, 1, 1, 2, 2, 3, 4])
+    assert retrieval.images_sharing_texts(owners, texts).tolist() == [0, 0, 0, 1, 2]
+    assert retrieval.images_sharing_texts(np.array([0, 0, 1]), np.array([0, 0, 1])) is None
+    assert retrieval.images_sharing_texts(np.array([0, 1, 2, 0]), np.array([3, 0, 1, 1])).tolist() == [0, 1, 0]
+
+
+def test_images_of_one_text_are_drawn_together():
+    """Of 20 texts with ten images each, some are found: 20 texts are 20 observations, not 200."""
+    text_ids = np.repeat(np.arange(20), 10)
+    found = text_ids % 3 > 0
+    ranks = RetrievalRanks(np.where(found, 0, 7), np.where(found, 0, 30))
+    options = RetrievalOptions(ks=(1,), resamples=2000)
+    intervals = retrieval._intervals(ranks, np.arange(200), text_ids, options)
+    share = found.mean()
+    for name, observations in (("text_to_image_R@1", 20), ("image_to_text_R@1", 200)):
+        error = np.sqrt(share * (1 - share) / observations)
+        assert intervals[name] == pytest.approx((share - 1.96 * error, share + 1.96 * error), abs=0.3 * error)
 
 
 def test_intervals_of_the_median_are_those_of_resampled_medians():
@@ -154,7 +174,7 @@ def test_intervals_of_the_median_are_those_of_resampled_medians():
         drawn = generator.integers(30, size=30)
         medians.append(np.median(np.concatenate([ranks.text_to_image[owners == image] for image in drawn])) + 1)
     expected = np.quantile(medians, [0.025, 0.975])
-    found = retrieval._intervals(ranks, owners, options)["text_to_image_median_rank"]
+    found = retrieval._intervals(ranks, owners, np.arange(len(owners)), options)["text_to_image_median_rank"]
     assert found == pytest.approx(tuple(expected))
 
 

@@ -17,7 +17,7 @@ from ..numerics.metrics import classification_statistic
 from ..numerics.statistics import Statistic, mean_of_rows
 from ..registry.evaluation_data import ClassificationData, RetrievalData
 from .labelled_features import encode_labelled
-from .retrieval import RetrievalOptions, evaluate_retrieval
+from .retrieval import RetrievalOptions, evaluate_retrieval, images_sharing_texts
 from .zero_shot import class_embeddings
 
 
@@ -240,29 +240,7 @@ def measure_zero_shot(encoder: DualEncoder, data: Data, encoding: EncodingOption
                 "text_to_image_R@1",
                 lambda weights: by_text(weights[:, owners]),
                 count,
-                pictures_sharing_texts(owners, result.text_ids),
+                images_sharing_texts(owners, result.text_ids),
             ),
         ]
     )
-
-
-def pictures_sharing_texts(owners: np.ndarray, text_ids: np.ndarray) -> np.ndarray | None:
-    """The cluster of each picture (n,), from 0 on: pictures with equal texts, directly or through others, are one.
-
-    An equal text is one query, however many pictures it came with: where it is ranked higher, all of them are.
-
-    Args:
-        owners, text_ids (`np.ndarray` of shape (m,), int64): The picture of each text, and which texts are equal.
-
-    Returns:
-        None where no two pictures share a text.
-    """
-    count = int(owners.max()) + 1
-    clusters, before = np.arange(count), None
-    while before is None or not np.array_equal(before, clusters):
-        before = clusters.copy()
-        lowest = np.full(int(text_ids.max()) + 1, count)
-        np.minimum.at(lowest, text_ids, clusters[owners])
-        np.minimum.at(clusters, owners, lowest[text_ids])
-    names, numbers = np.unique(clusters, return_inverse=True)
-    return None if len(names) == count else numbers

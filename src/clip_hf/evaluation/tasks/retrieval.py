@@ -72,7 +72,7 @@ class RetrievalResult(MeasuredResult):
             candidate among the first k, 0 to 1. `image_to_text_median_rank`, `text_to_image_median_rank`: median rank
             of the best right one; 1 is the first.
         value_intervals (`dict[str, tuple[float, float]]`): Bootstrap intervals of the figures, over images; an image's
-            texts go with it.
+            texts go with it, and for the texts' figures the images that share a text with it.
         num_images, num_texts, num_different_texts (`int`): Images, captions, and different captions.
         template (`str`): What the captions were put into.
         image_to_text_ranks (`np.ndarray` of shape (n,), int64): Rank of the best of each image's captions among the
@@ -208,7 +208,7 @@ def evaluate_retrieval(
         data=data.name,
         split=data.split,
         values=_values(ranks, options.ks),
-        value_intervals=_intervals(ranks, image_of_text, options),
+        value_intervals=_intervals(ranks, image_of_text, text_ids, options),
         chance=_chance(options.ks, image_of_text, text_ids),
         skipped={} if images.skipped is None else {data.split: images.skipped},
         num_images=len(images.rows),
@@ -278,9 +278,12 @@ def _values(ranks: RetrievalRanks, ks: Sequence[int]) -> dict[str, float]:
 
 
 def _intervals(
-    ranks: RetrievalRanks, image_of_text: np.ndarray, options: RetrievalOptions
+    ranks: RetrievalRanks, image_of_text: np.ndarray, text_ids: np.ndarray, options: RetrievalOptions
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals over resamples of the images, each with all of its texts."""
+    """Percentile intervals over resamples of the images, each with all of its texts.
+
+    For the texts' figures, images that share a text are drawn together, see [`images_sharing_texts`].
+    """
     if not options.resamples:
         return {}
     num_images = len(ranks.image_to_text)
@@ -289,7 +292,7 @@ def _intervals(
         ("image_to_text", ranks.image_to_text, np.arange(num_images), ones),
         ("text_to_image", ranks.text_to_image, image_of_text, np.bincount(image_of_text, minlength=num_images)),
     )
-    generator = np.random.default_rng(options.seed)
+    generator, clusters = np.random.default_rng(options.seed), images_sharing_texts(image_of_text, text_ids)
     hits = {
         (name, k): np.bincount(owners[places < k], minlength=num_images)
         for name, places, owners, _ in directions
@@ -298,10 +301,40 @@ def _intervals(
     medians = {name: median_of_rows(places) for name, places, _, _ in directions}
     drawn: dict[str, list[float]] = {}
     for _ in range(options.resamples):
-        weights = np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)
+        weights_of = dict.fromkeys(("image_to_text", "text_to_image"), _draw(generator, num_images))
+        if clusters is not None:
+            weights_of["text_to_image"] = _draw(generator, int(clusters.max()) + 1)[clusters]
         for name, _, owners, sizes in directions:
+            weights = weights_of[name]
             total = int(weights @ sizes)
             for k in options.ks:
                 drawn.setdefault(f"{name}_R@{k}", []).append(int(weights @ hits[name, k]) / total)
             drawn.setdefault(f"{name}_median_rank", []).append(medians[name](weights[owners][None])[0] + 1)
     return {name: percentile_interval(values, options.confidence) for name, values in drawn.items()}
+
+
+def _draw(generator: np.random.Generator, count: int) -> np.ndarray:
+    """How often each of `count` is drawn in a resample (count,), int64."""
+    return np.bincount(generator.integers(count, size=count), minlength=count)
+
+
+def images_sharing_texts(owners: np.ndarray, text_ids: np.ndarray) -> np.ndarray | None:
+    """The cluster of each image (n,), from 0 on: images with equal texts, directly or through others, are one.
+
+    An equal text is one query, however many images it came with: where it is ranked higher, all of them are.
+
+    Args:
+        owners, text_ids (`np.ndarray` of shape (m,), int64): The image of each text, and which texts are equal.
+
+    Returns:
+        None where no two images share a text.
+    """
+    count = int(owners.max()) + 1
+    clusters, before = np.arange(count), None
+    while before is None or not np.array_equal(before, clusters):
+        before = clusters.copy()
+        lowest = np.full(int(text_ids.max()) + 1, count)
+        np.minimum.at(lowest, text_ids, clusters[owners])
+        np.minimum.at(clusters, owners, lowest[text_ids])
+    names, numbers = np.unique(clusters, return_inverse=True)
+    return None if len(names) == count else numbers
