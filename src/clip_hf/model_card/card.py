@@ -192,8 +192,7 @@ def create_model_card(
     name = model_id.strip() if on_hub else _name_of(model_id, details.title)
     tower = "resnet" if config.vision_config.model_type == "clip_hf_resnet" else "vit"
     is_video = config.model_type == ClipHFVideoConfig.model_type
-    prompts = known_prompts(details.training.get("templates"))
-    classes = class_names_of(config)
+    prompts, classes = known_prompts(details.training.get("templates")), class_names_of(config)
     metadata, details = _metadata(name, tower, details, is_video, classes is not None), _public(details)
     training = training_section(details.source, details.base_model, details.datasets, details.training)
     vision, text = config.vision_config, config.text_config
