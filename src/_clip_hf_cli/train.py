@@ -101,6 +101,9 @@ class TrainingFields:
     apply_exif_orientation: bool | None = _option(
         None, "Turn images by their EXIF orientation (default: as the model's processor). Saved with the model."
     )
+    high_bit_depth: str | None = _option(
+        None, "Images of more than 8 bits: error, clip or scale (default: as the model's processor). Saved with it."
+    )
     min_image_size: int = _option(1, "Skip images whose shorter edge has fewer pixels.")
     max_image_pixels: int | None = _option(None, "Skip images of more pixels (default: Pillow's limit).")
     max_image_bytes: int = _option(IMAGE_LIMITS["bytes"][1], "Skip image files of more bytes.")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from test_adapt_data import captioned, labelled
 from transformers import pipeline
 
@@ -63,7 +64,14 @@ def test_a_head_is_saved_as_a_classifier_and_the_towers_stay(method, model, tmp_
     before = weights(model)
     assert all(torch.equal(saved[name], before[name]) for name in before.keys() & saved.keys())
     card = (report.model_folder / "README.md").read_text()
-    assert f"| method | {method} |" in card and "image-classification" in card and report.verdict[0] in card
+    assert f"| `method` | {method} |" in card and report.verdict[0] in card and report.how_measured() in card
+    assert "with a fixed set of 3 classes: red, green, blue" in card and "| `draws` | 2 |" in card
+    assert ("| `parameters_trained` | 0 |" in card) == ("| `cached values` |" in card) == (method == "tip")
+    data = ModelCard(card).data
+    assert data.pipeline_tag == "image-classification" and data.model_name.endswith(f" adapted to data by {method}")
+    result = data.eval_results[0]
+    assert result.metric_value == round(100 * report.changes[0].mean_after, 2) and "mean of 2 draws" in card
+    assert (result.dataset_name, result.dataset_split) == (report.changes[0].data, "test")
     assert read_result(tmp_path / "o" / "results.json")["metrics"]["top1_after"] == report.metrics["top1_after"]
 
 
@@ -79,10 +87,11 @@ def test_the_best_validation_seed_is_saved(model, tmp_path, undrawn_plots):
     assert report.validation_from == "2 rows of each class from training rows that were not drawn"
 
 
-def test_trained_towers_are_saved_as_a_plain_model(model, tmp_path, undrawn_plots):
+def test_trained_towers_are_saved_as_a_plain_model(model, tmp_path, undrawn_plots, capsys):
     folder = tmp_path / "o"
     report = adapted(model, folder, method="flyp", shots=4, steps=3, learning_rate=0.01, wise=1)
-    assert "The training has 3 steps of 12 pairs; that is little time to learn." in report.advice[0]
+    shown = capsys.readouterr().out
+    assert "Held out: none in the training itself; the adaptation measures the model." in shown and "give" not in shown
     assert report.seeds[0].trained == report.seeds[0].parameters
     changed, trained = weights(folder / "model"), weights(folder / "runs/seed0/training/last")
     assert all(torch.equal(changed[name], trained[name]) for name in trained)
@@ -104,8 +113,20 @@ def names_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_classes_are_learned_by_few_or_all_weights(method, model, tmp_path, undrawn_plots):
     report = adapted(
-        model, tmp_path / "o", method=method, shots=4, steps=3, learning_rate=0.01, crop_scale=(0.5, 1), wise=1
+        model,
+        tmp_path / "o",
+        method=method,
+        shots=4,
+        steps=3,
+        learning_rate=0.01,
+        crop_scale=(0.5, 1),
+        wise=0.5,
+        image_options={"high_bit_depth": "scale"},
     )
+    for part in ("model", "runs/seed0/training/last"):  # trained on what is measured, and saved so
+        assert ClipHFProcessor.from_pretrained(tmp_path / "o" / part).image_processor.high_bit_depth == "scale"
+    data = ModelCard.load(tmp_path / "o/model/README.md").data
+    assert data.model_name.endswith(f" adapted to data by {method}")
     (one,) = report.seeds
     assert 0 < one.trained <= one.parameters and (one.trained < one.parameters / 20) == (method == "lora")
     before, after = weights(model), weights(report.model_folder)

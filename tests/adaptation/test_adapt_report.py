@@ -91,7 +91,7 @@ def test_a_training_that_changed_no_answer_is_named(alpha, warnings, words):
         ([GAINED, KEPT], {}, []),
         ([NOISE], {"shots": 4}, ["Keep the model as it was, or try more examples (--shots), better prompts"]),
         ([LOST], {}, ["Keep the model as it was, or try more data"]),
-        ([NOISE], {"method": "clap"}, ["or --method lora."]),
+        ([NOISE], {"method": "clap"}, ["or, if untried, --method lora."]),
         ([CEILING], {}, ["Zero-shot is at its ceiling here"]),
         ([GAINED, FORGOT], {}, ["To keep more of what it could do before, try a smaller --wise"]),
         ([WIDE], {}, []),
@@ -101,6 +101,23 @@ def test_a_training_that_changed_no_answer_is_named(alpha, warnings, words):
 def test_what_to_try(changes, options, words):
     advice = advise(changes, AdaptOptions(model="m", data="d", output_dir="o", **options))
     assert len(advice) == len(words) and all(word in line for word, line in zip(words, advice))
+
+
+def test_captions_are_told_only_what_they_can_do():
+    captions = [replace(LOST, metric="image_to_text_R@1"), FORGOT]
+    options = AdaptOptions(model="m", data="d", output_dir="o", method="flyp", caption_column="caption")
+    kept, retained = advise(captions, options)
+    assert kept.endswith("or try more data, --steps or --learning-rate, or, if untried, --method lora.")
+    assert retained.endswith("try a smaller --wise.")
+
+
+def test_a_short_training_that_moved_the_model_is_not_said_not_to_have():
+    options = AdaptOptions(model="m", data="d", output_dir="o")
+    assert advise([GAINED], options, [], ["It has 30 steps."]) == []
+    assert (
+        advise([NOISE], options, [], ["It has 30 steps."])[0]
+        == "The training may have been too short: It has 30 steps."
+    )
 
 
 def report(**changed) -> AdaptationReport:
@@ -130,7 +147,16 @@ def test_the_table_and_the_files(tmp_path, undrawn_plots):
     )
     assert "paired bootstrap over test pictures and over the 2 draws" in text and "It gained." in text
     (result,) = report().eval_results()
-    assert (result.metric_value, result.metric_args) == (70.0, {"interval_95": [60.0, 70.0]})
+    assert (result.metric_value, result.metric_args) == (65.0, {"interval_95": [60.0, 70.0]})
+    assert result.metric_name == "top-1 accuracy after adaptation (%), mean of 2 draws, before 50.00"
+
+
+def test_the_card_names_the_part_of_the_data_apart():
+    one = replace(GAINED, data="x", after=[0.6], split="test")
+    (result,) = report(changes=[one], seeds=report().seeds[1:]).eval_results()
+    assert (result.dataset_name, result.dataset_type, result.dataset_split) == ("x", "x", "test")
+    assert result.metric_name == "top-1 accuracy after adaptation (%), before 50.00"
+    assert "x (test): top-1 accuracy" in report(changes=[one]).table()
 
 
 def test_the_plot_is_drawn(tmp_path):

@@ -13,6 +13,7 @@ from clip_hf.adaptation.adapt_data import Draw
 from clip_hf.adaptation.tower_training import training_options, write_examples
 from clip_hf.data import load_pairs
 from clip_hf.evaluation import load_classification, load_retrieval
+from clip_hf.model.image_reading_clip_hf import ImageLimits
 
 
 @pytest.mark.parametrize(
@@ -61,9 +62,31 @@ def test_the_options_of_the_training(tmp_path):
     data = load_classification(labelled(4))
     data.templates = ("a {}.", "the {}.")
     options = AdaptOptions(
-        model="m", data=None, output_dir="o", method="flyp", image_options={"background_color": "red"}
+        model="m",
+        data=None,
+        output_dir="o",
+        method="flyp",
+        image_options={
+            "background_color": (255, 0, 7),
+            "high_bit_depth": "scale",
+            "apply_exif_orientation": False,
+            "draft": None,
+            "image_limits": ImageLimits(max_pixels=99, max_bytes=98, max_seconds=97.0),
+        },
     )
     size = size_training("flyp", 12, 128)
     made = training_options(options, Draw(3, data, None, ""), size, tmp_path)
     assert (made.templates, made.loss, made.seed, made.max_steps) == (["a {}.", "the {}."], "softmax", 3, 100)
-    assert (made.background_color, made.batch_size, made.weight_decay) == ("red", 12, 0.1)
+    assert (made.batch_size, made.weight_decay) == (12, 0.1)
+    assert made.image_options == {
+        "background_color": [255, 0, 7],
+        "high_bit_depth": "scale",
+        "apply_exif_orientation": False,
+    }
+    assert made.pair_options.image_limits == ImageLimits(max_pixels=99, max_bytes=98, max_seconds=97.0)
+
+
+def test_a_training_decodes_no_drafts():
+    with pytest.raises(ValueError, match="`draft` decodes JPEG files at a part of their size, which the training of"):
+        AdaptOptions(model="m", data=None, output_dir="o", method="lora", image_options={"draft": True})
+    AdaptOptions(model="m", data=None, output_dir="o", method="tip", image_options={"draft": True})

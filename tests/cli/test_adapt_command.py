@@ -7,6 +7,7 @@ import argparse
 import pytest
 
 from _clip_hf_cli.adapt import METHODS, TOWER_METHODS, add_arguments
+from clip_hf.adaptation.adapting import default_folder
 from clip_hf.cli import main
 from clip_hf.cli.adapt import adapt_options
 from clip_hf.evaluation.numerics.feature_heads import HEAD_METHODS
@@ -31,6 +32,15 @@ def test_arguments_become_options():
     assert options_of("--wise", "AUTO").wise == "auto" and options_of().retain == "openmoji"
     assert options_of("--wise", "none").wise == 1 and options_of().wise is None
     assert options_of("--templates", "a {}.").data_options.templates == ("a {}.",)
+
+
+def test_the_default_folder_has_the_last_parts_of_paths(tmp_path):
+    (tmp_path / "vit" / "last").mkdir(parents=True)
+    (tmp_path / "photos").mkdir()
+    folder = default_folder(str(tmp_path / "vit" / "last") + "/", str(tmp_path / "photos"), "clap")
+    assert str(folder) == "adapted/vit-last-photos-clap"
+    assert str(default_folder("openai/clip", "digits", "tip")) == "adapted/openai_clip-digits-tip"
+    assert str(default_folder("openai/clip", "https://me:secret@x.org/a/b.tar?token=1", "tip")).endswith("-b.tar-tip")
 
 
 def test_a_wrong_share_is_named():

@@ -634,13 +634,6 @@ def test_details_that_are_wrong(kwargs, error, message):
         (tiny_config("vit"), " ", None, ValueError, "`model_id` is ' '"),
         (tiny_config("vit"), "a\nb", None, ValueError, "`model_id`"),
         (tiny_config("vit"), "x", 0, ValueError, "`num_parameters` is 0"),
-        (
-            tiny_config("vit", architectures=["ClipHFForImageClassification"]),
-            "x",
-            None,
-            ValueError,
-            "fixed set of classes",
-        ),
     ],
 )
 def test_arguments_that_are_wrong(config, model_id, num_parameters, error, message):

@@ -8,8 +8,9 @@ import pytest
 from huggingface_hub import HfApi, ModelCard, RepoUrl
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
+from clip_hf import ClipHFForImageClassification
 from clip_hf.model_card import ModelCardDetails
-from tiny_models import make_tiny_model
+from tiny_models import make_tiny_model, tiny_config
 
 
 class Missing(RemoteEntryNotFoundError):
@@ -66,6 +67,15 @@ def test_push_to_hub_writes_a_card_and_keeps_hand_edits(hub):
     model.push_to_hub("clip")
     second = hub["files"]["README.md"].decode()
     assert second == first + "\nWritten by hand.\n"
+
+
+def test_a_classifier_has_its_card(hub):
+    model = ClipHFForImageClassification(tiny_config("vit", id2label={0: "cat", 1: "dog"}))
+    model.push_to_hub("clip")
+    first = hub["files"]["README.md"].decode()
+    assert ModelCard(first).data.pipeline_tag == "image-classification" and "2 classes: cat, dog." in first
+    model.push_to_hub("clip")
+    assert hub["files"]["README.md"].decode() == first
 
 
 def test_push_to_hub_refuses_unknown_options_before_anything_is_made(hub):

@@ -76,7 +76,8 @@ VALUES = {str: "red", int: 3, float: 0.5, bool: True}
 @pytest.mark.parametrize("none", ["none", "None", "NONE"])
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_what_may_be_none_can_be_unset(name, none, recipe_with):
-    value = "LSTM" if name == "temporal_head" else VALUES[typing.get_args(KINDS[name])[0]]
+    chosen = {"temporal_head": "LSTM", "high_bit_depth": "scale"}
+    value = chosen[name] if name in chosen else VALUES[typing.get_args(KINDS[name])[0]]
     needed = {"num_frames": 4} if name.startswith("temporal") else {}
     needed |= {"loss": LOSS_OF[name]} if name in LOSS_OF else {}
     needed |= {"model": "red"} if name == "lora_rank" else {}

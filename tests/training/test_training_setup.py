@@ -376,11 +376,13 @@ def test_the_processor_carries_the_image_options(saved, tmp_path, tiny_processor
     make_tiny_model("vit").save_pretrained(tmp_path / "first")
     tiny_processor.save_pretrained(tmp_path / "first")
     for start in ({}, {"model": str(tmp_path / "first")}):
-        options = options_of(saved, background_color="#010203", apply_exif_orientation=False, **start)
+        given = {"background_color": "#010203", "apply_exif_orientation": False, "high_bit_depth": "scale"}
+        options = options_of(saved, **given, **start)
         _, processor = build_model(options, load_training_data(options)[0])
         processor.save_pretrained(tmp_path / "saved")
         loaded = ClipHFProcessor.from_pretrained(tmp_path / "saved").image_processor
         assert loaded.background_color == [1, 2, 3] and loaded.apply_exif_orientation is False
+        assert loaded.high_bit_depth == "scale"
         # Without the options the processor stays what it is.
         options = options_of(saved, model=str(tmp_path / "saved"))
         make_tiny_model("vit").save_pretrained(tmp_path / "saved")

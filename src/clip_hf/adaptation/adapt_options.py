@@ -113,6 +113,11 @@ class AdaptOptions:
                 f"`{given[0]}` belongs to {', '.join(TOWER_METHODS)}, which train the towers; the method "
                 f"{self.method} leaves them as they are: leave it out."
             )
+        if self.trains_towers and self.image_options.get("draft"):
+            raise ValueError(
+                f"`draft` decodes JPEG files at a part of their size, which the training of {self.method} does not: "
+                "the figures would be of other pixels than it learns from. Leave it out, or take a head (tip, clap)."
+            )
         if self.caption_column is not None:
             self.check_captions_fit(f"the column {self.caption_column!r} of captions")
         if self.caption_column is not None and self.data_options.label_column is not None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CEILING = 0.99
+_OTHER_FOR_CAPTIONS = {"lora": "flyp", "flyp": "lora", "full": "lora"}
 
 
 @dataclass(kw_only=True)
@@ -116,7 +117,7 @@ class AdaptationReport(EvaluationResult):
             after = format_metric(one.metric, one.mean_after)
             after += f" ± {100 * one.spread:.2f}" if len(one.after) > 1 else ""
             cells = (
-                *("task" if one.role == "task" else "before", f"{one.data}: {metric_label(one.metric)}"),
+                *("task" if one.role == "task" else "before", f"{one.place}: {metric_label(one.metric)}"),
                 f"{format_metric(one.metric, one.before)} ({format_interval(one.metric, one.before_interval)})",
                 f"{after} ({format_interval(one.metric, one.after_interval)})",
                 format_difference(difference, one.change),
@@ -171,7 +172,7 @@ class AdaptationReport(EvaluationResult):
                 if len(one.after) > 1:
                     places = np.full(len(one.after), place + 0.18)
                     axis.plot(places, 100 * np.array(one.after), "k.", markersize=4)
-            names = [f"{one.data}\n{metric_label(one.metric)}" for one in self.changes]
+            names = [f"{one.place}\n{metric_label(one.metric)}" for one in self.changes]
             axis.set_xticks(range(len(names)), names)
             axis.set(ylabel="% of pictures, 95% interval", xlabel="measured on", ylim=(0, 108))
             axis.legend(loc="best")
@@ -183,16 +184,19 @@ class AdaptationReport(EvaluationResult):
         return f"{super().plot_title()}: {self.method}, {shots}"
 
     def eval_results(self) -> list[EvalResult]:
-        """The figures of the saved model, in percent, for its card; intervals are those of the mean over seeds."""
-        place = [one.seed for one in self.seeds].index(self.saved_seed)
+        """The figures in percent, for the card: means over the draws where there are several, as their intervals."""
+        moment = "after adaptation (%)"
+        if len(self.seeds) > 1:
+            moment = f"after adaptation (%), mean of {len(self.seeds)} draws"
         return [
             EvalResult(
                 task_type=self.task_type if one.role == "task" and "R@" not in one.metric else _card_task(one),
                 dataset_type=one.data,
                 dataset_name=one.data,
+                dataset_split=one.split or None,
                 metric_type=one.metric,
-                metric_name=f"{metric_label(one.metric)} after adaptation (%), before {100 * one.before:.2f}",
-                metric_value=round(100 * one.after[place], 2),
+                metric_name=f"{metric_label(one.metric)} {moment}, before {100 * one.before:.2f}",
+                metric_value=round(100 * one.mean_after, 2),
                 metric_args={INTERVAL: [round(100 * end, 2) for end in one.after_interval]},
             )
             for one in self.changes
@@ -253,7 +257,7 @@ def _conclusion(on_task: list[Change], method: str, baseline: str) -> str:
 
 
 def _where(one: Change) -> str:
-    return f"{metric_label(one.metric)} on {one.data}"
+    return f"{metric_label(one.metric)} on {one.place}"
 
 
 def _amount(one: Change) -> str:
@@ -273,7 +277,7 @@ def caption_notes(changes: list[Change]) -> list[str]:
     for one in changes:
         if one.clusters is not None:
             notes.append(
-                f"Captions of {one.data} repeat: its {counted(one.rows, 'picture')} form "
+                f"Captions of {one.place} repeat: its {counted(one.rows, 'picture')} form "
                 f"{counted(one.clusters, 'group')} that share captions. Intervals of {metric_label(one.metric)} are "
                 "over these groups, because equal captions are one query."
             )
@@ -288,19 +292,28 @@ def advise(
     lost = [one for one in changes if one.role != "task" and not one.is_noise and one.change < 0]
     gained = any(not one.is_noise and one.change > 0 for one in task)
     undecided = all(one.is_noise for one in task) and any(one.is_undecided for one in task)
-    advice = [f"The training can hardly have moved the model: {warning}" for warning in dict.fromkeys(warnings)]
+    captions = any("R@" in one.metric for one in task)
+    unmoved = all(one.interval == (0.0, 0.0) for one in changes)
+    advice = []
+    if unmoved or not gained:
+        what = "can hardly have moved the model" if unmoved else "may have been too short"
+        advice = [f"The training {what}: {warning}" for warning in dict.fromkeys(warnings)]
     if all(one.before >= _CEILING for one in task):
         advice = advice if gained else ["Zero-shot is at its ceiling here: keep the model as it was."]
-    elif options.trains_towers and all(one.interval == (0.0, 0.0) for one in changes):
+    elif options.trains_towers and unmoved:
         advice += [] if advice else [_unmoved(seeds)]
     elif not gained and not undecided:
         more = "more examples (--shots)" if options.shots is not None else "more data"
         other = "--method clap, which starts at the texts" if options.trains_towers else "--method lora"
-        advice.append(f"Keep the model as it was, or try {more}, better prompts (--templates), or, if untried, {other}.")
+        other = f"better prompts (--templates), or, if untried, {other}"
+        if captions:  # which have no prompts, and which heads cannot learn
+            other = f"--steps or --learning-rate, or, if untried, --method {_OTHER_FOR_CAPTIONS[options.method]}"
+        advice.append(f"Keep the model as it was, or try {more}, {other}.")
     if lost and options.trains_towers:
         used = ", ".join(sorted({f"{one.settings['alpha']:g}" for one in seeds if "alpha from" in one.settings}))
         cure = f"a --wise below {used}" if used else "a smaller --wise"
-        advice.append(f"To keep more of what it could do before, try {cure}, or a head on frozen towers (clap, tip).")
+        head = "" if captions else ", or a head on frozen towers (clap, tip)"
+        advice.append(f"To keep more of what it could do before, try {cure}{head}.")
     return advice
 
 

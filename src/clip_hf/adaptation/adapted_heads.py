@@ -10,11 +10,10 @@ from pathlib import Path
 from ..evaluation import FeatureHead, fit_head
 from ..evaluation.tasks.measured_change import encode_data, figure_of_scores
 from ..model.modeling_clip_hf import ClipHFForImageClassification
-from ..model_card.card import ModelCardDetails
+from ..model_card.card import ModelCardDetails, write_model_card
 from .adapt_data import Draw
 from .adapt_report import AdaptedSeed
 from .adapted_model import Adapted, Starting
-from .classifier_card import write_classifier_card
 
 
 class HeadMethod:
@@ -41,15 +40,17 @@ class HeadMethod:
             seed=draw.seed,
         )
         seconds = time.perf_counter() - started
-        count = trained_values(head)
+        settings, cached = {**head.chosen, "chosen on": head.chosen_on}, 0
+        if head.keys is not None:
+            cached = settings["cached values"] = head.keys.size + head.values.size
         entry = AdaptedSeed(
             seed=draw.seed,
             examples=len(train.features),
             validation_rows=0 if rows is None else len(rows[1]),
             validation=None if rows is None else figure_of_scores(metric, head.scores(rows[0]), rows[1]).value,
-            settings={**head.chosen, "chosen on": head.chosen_on},
-            trained=count,
-            parameters=encoder.model.num_parameters() + count,
+            settings=settings,
+            trained=trained_values(head),
+            parameters=encoder.model.num_parameters() + head.weight.size + head.bias.size + cached,
             seconds=seconds,
         )
         figure = figure_of_scores(metric, head.scores(self.test.features), self.test.data.targets)
@@ -59,7 +60,7 @@ class HeadMethod:
             model = ClipHFForImageClassification.from_feature_head(encoder.model, head, labels)
             model.save_pretrained(folder)
             encoder.image_processor.save_pretrained(folder)
-            write_classifier_card(folder, labels, details)
+            write_model_card(folder, model.config, None, details, model.num_parameters())
 
         return Adapted(entry, [figure], self.start.on_retained.figures, save)
 
@@ -71,5 +72,7 @@ def distinct_labels(names: Sequence[str]) -> list[str]:
 
 
 def trained_values(head: FeatureHead) -> int:
-    """Number of values that a head adds to the model: weights, biases, cached keys; 0 where it is zero-shot's."""
-    return head.weight.size + head.bias.size + (0 if head.keys is None else head.keys.size)
+    """Number of values that were trained: weights, and biases if there are any; of a cache its keys or nothing."""
+    if head.keys is not None:
+        return head.keys.size if head.chosen.get("epochs") else 0
+    return head.weight.size + (head.bias.size if head.bias.any() else 0)

@@ -2,9 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Adapt by training the towers: low rank, the contrastive loss on class prompts, or all weights."""
 
+import copy
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -64,7 +65,10 @@ class TowerMethod:
 
         def save(folder: Path, details: ModelCardDetails) -> None:
             encoder.model.save_pretrained(folder)
-            encoder.processor.save_pretrained(folder)
+            # With the options by which images were read for the figures.
+            processor = copy.copy(encoder.processor)
+            processor.image_processor = encoder.image_processor
+            processor.save_pretrained(folder)
             write_model_card(folder, encoder.model.config, None, details, encoder.model.num_parameters())
 
         return Adapted(entry, on_task, on_retained, save, warnings)
@@ -75,8 +79,9 @@ class TowerMethod:
         return encoder
 
     def _on_validation(self, encoder: DualEncoder, draw: Draw) -> Figure:
-        """The first figure on the validation rows."""
-        return measure_zero_shot(encoder, draw.validation, self.start.options.encoding).figures[0]
+        """The first figure on the validation rows, without a progress bar, because it is measured many times."""
+        encoding = replace(self.start.options.encoding, progress=False)
+        return measure_zero_shot(encoder, draw.validation, encoding).figures[0]
 
     def _between(self, tuned: DualEncoder, draw: Draw) -> tuple[DualEncoder, float, str]:
         """The model at the share that was asked for, or that validation rows choose; the share, and what chose it."""

@@ -2,8 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Adapt a model to labelled images or captions, and say what was gained and lost."""
 
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,19 @@ from ..model_card.card import ModelCardDetails
 from ..model_card.section_texts import public_name
 from ..utils.atomic import replaced_folder
 from ..utils.devices import parse_device
-from ..utils.wording import safe_name
+from ..utils.wording import listed, safe_name
 from .adapt_data import Draw, draw_examples, load_adaptation_data, load_retained
 from .adapt_folder import MODEL_FOLDER, RESULTS, check_folder, prepared_folder
 from .adapt_options import AdaptOptions
 from .adapt_report import AdaptationReport, advise, caption_notes, describe_changes
-from .adapted_heads import HeadMethod
+from .adapted_heads import HeadMethod, distinct_labels
 from .adapted_model import Adapted, Starting
 from .adapted_towers import TowerMethod
 
 
 logger = logging.get_logger(__name__)
+_LISTED = 20  # classes that the card names
+_SAY_LITTLE = ("last", "best", "model", "train", "test", "validation", "data", "images")
 
 
 def adapt(options: AdaptOptions, say: Callable[[str], None] | None = None) -> AdaptationReport:
@@ -162,33 +165,56 @@ def _changes(start: Starting, adapted: list[Adapted]) -> list[Change]:
     for role, data, before, after in parts:
         for place, figure in enumerate(before):
             figures = [figures[place] for figures in after]
-            name = f"{data.name} ({data.split})"
-            changes.append(measure_change(role, name, figure, figures, options.resamples, options.seed))
+            changes.append(
+                measure_change(role, data.name, figure, figures, options.resamples, options.seed, data.split)
+            )
     return changes
 
 
 def _card_details(start: Starting, report: AdaptationReport, saved: Adapted) -> ModelCardDetails:
     """What the card of the saved model says."""
-    options, entry = start.options, saved.entry
+    options, entry, test = start.options, saved.entry, start.data.test
+    of_classes: dict[str, Any] = {}
+    more: dict[str, Any] = {}
+    if start.data.has_labels:
+        more["example_labels"] = distinct_labels(test.class_names)[:_LISTED]
+        of_classes["classes"] = listed(test.class_names, _LISTED)
+        if not isinstance(test.templates, Mapping):
+            of_classes["templates"] = list(test.templates)
     settings = {
         "method": options.method,
         "shots": "all training rows" if options.shots is None else options.shots,
+        "draws": options.seeds,
         "seed": entry.seed,
         "examples": entry.examples,
         "parameters_trained": entry.trained,
         "validation": report.validation_from,
         **entry.settings,
+        **of_classes,
     }
     return ModelCardDetails(
-        title=f"{public_name(str(options.model))} adapted to {start.data.test.name} by {options.method}",
+        title=f"{public_name(str(options.model))} adapted to {test.name} by {options.method}",
         base_model=str(options.model),
-        datasets=[start.data.test.name],
+        datasets=[test.name],
         eval_results=report.eval_results(),
         training=settings,
-        limitations="\n".join(f"- {sentence}" for sentence in (*report.verdict, *report.advice)),
+        limitations="\n".join(
+            f"- {sentence}" for sentence in (*report.verdict, *report.advice, report.how_measured())
+        ),
+        **more,
     )
 
 
+def last_parts(name: str) -> str:
+    """Of a path its last part, with the one before where that says little, such as `vit-last`; other names as is."""
+    if os.path.exists(name):
+        name = os.path.abspath(name)
+    parts = [part for part in public_name(name).split("/") if part] if "://" in name else name.split("/")
+    if len(parts) <= 2 and not os.path.exists(name):
+        return name  # of the hub or the registry
+    return "-".join(parts[-2 if parts[-1] in _SAY_LITTLE else -1 :])
+
+
 def default_folder(model: str, data: str, method: str) -> Path:
-    """`adapted/MODEL-DATA-METHOD`."""
-    return Path("adapted") / safe_name("-".join((str(model), str(data), method)))
+    """`adapted/MODEL-DATA-METHOD`, of paths their last parts."""
+    return Path("adapted") / safe_name("-".join((last_parts(str(model)), last_parts(str(data)), method)))

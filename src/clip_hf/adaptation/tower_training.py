@@ -16,6 +16,8 @@ from pyarrow import parquet
 from safetensors import safe_open
 from torch import nn
 
+from _clip_hf_cli.evaluate import IMAGE_LIMITS
+
 from ..evaluation import ClassificationData
 from ..model.zero_shot_clip_hf import prompts_for
 from ..training import TrainingOptions, planning, train
@@ -33,6 +35,7 @@ _WIDTH = 768
 _RATES = {"lora": 2e-4, "flyp": 1e-5, "full": 1e-5}
 _WEIGHT_DECAY = {"lora": 0.01, "flyp": 0.1, "full": 0.1}
 LORA_RANK = 2
+_EVALUATED_BY = "none in the training itself; the adaptation measures the model"
 _ROWS_PER_GROUP = 256
 _BATCH_SIZE = 32
 _LARGE_BATCH = 256  # from so many examples a hundred times over, see `size_training`
@@ -161,7 +164,7 @@ def train_towers(options: AdaptOptions, draw: Draw, width: int, folder: Path) ->
     listener = _Listener()
     planning.logger.addHandler(listener)
     try:
-        train(training_options(options, draw, size, folder))
+        train(training_options(options, draw, size, folder), evaluated_by=_EVALUATED_BY)
     finally:
         planning.logger.removeHandler(listener)
     warnings = [message.replace("`max_steps`", "`steps`") for message in listener.messages]
@@ -187,9 +190,7 @@ def training_options(options: AdaptOptions, draw: Draw, size: TrainingSize, fold
         "horizontal_flip": options.horizontal_flip,
         "cpu": options.device == "cpu",
     }
-    for name in ("background_color", "apply_exif_orientation"):
-        if options.image_options.get(name) is not None:
-            values[name] = options.image_options[name]
+    values |= _image_settings(options.image_options)
     if isinstance(draw.train, ClassificationData):
         if not isinstance(draw.train.templates, Mapping):
             values["templates"] = list(draw.train.templates)
@@ -200,6 +201,18 @@ def training_options(options: AdaptOptions, draw: Draw, size: TrainingSize, fold
     if options.crop_scale is not None:
         values["crop_scale"] = list(options.crop_scale)
     return TrainingOptions(**values)
+
+
+def _image_settings(image_options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of [`DualEncoder.set_image_options`] as the options of a training; `draft` is none of them."""
+    names = ("background_color", "apply_exif_orientation", "high_bit_depth")
+    values = {name: image_options[name] for name in names if image_options.get(name) is not None}
+    if not isinstance(values.get("background_color", ""), str):
+        values["background_color"] = ",".join(map(str, values["background_color"]))
+    limits = image_options.get("image_limits")
+    if limits is not None:
+        values |= {f"max_image_{name}": getattr(limits, f"max_{name}") for name in IMAGE_LIMITS}
+    return values
 
 
 def count_trained(folder: Path, model: nn.Module) -> int:

@@ -493,6 +493,11 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
                 if layer.bias is not None:
                     init.zeros_(layer.bias)
 
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Upload the classifier; if clip_hf is installed, with its model card, see [`ClipHFModel.push_to_hub`]."""
+        push = ClipHFModel.push_with_card
+        return super().push_to_hub(repo_id, **kwargs) if push is None else push(self, repo_id, **kwargs)
+
     @classmethod
     def from_text_classifier(
         cls, clip: ClipHFModel, classifier: torch.Tensor, labels: Sequence[str]

@@ -410,6 +410,11 @@ class ClipHFForVideoClassification(_LoadsWholeHead, ClipHFPreTrainedModel):
         init_normal_(self.classifier.weight, factor)
         init.zeros_(self.classifier.bias)
 
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Upload the classifier; if clip_hf is installed, with its model card, see [`ClipHFModel.push_to_hub`]."""
+        push = ClipHFModel.push_with_card
+        return super().push_to_hub(repo_id, **kwargs) if push is None else push(self, repo_id, **kwargs)
+
     @classmethod
     def from_text_classifier(
         cls, video_model: ClipHFVideoModel, classifier: torch.Tensor, labels: Sequence[str]

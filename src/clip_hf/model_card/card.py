@@ -32,11 +32,13 @@ from ..model.video_pipeline_clip_hf import DEFAULT_PROMPT_SET
 from ..model.video_processing_clip_hf import ClipHFVideoProcessor
 from ..model.zero_shot_clip_hf import check_labels
 from ..utils.atomic import replaced_file
+from ..utils.wording import listed
 from .section_comments import Section, find_record, find_sections, replace_sections
 from .section_texts import (
     HOME_FOLDER,
     NO_TRAINING,
     architecture_name,
+    class_names_of,
     enumeration,
     evaluation_section,
     image_steps,
@@ -169,7 +171,7 @@ def create_model_card(
     """Make a model card from a configuration and facts about the weights.
 
     Args:
-        config (`ClipHFConfig`): The whole model's configuration.
+        config (`ClipHFConfig`): The whole model's configuration, or a classifier's, which its `architectures` tell.
         model_id (`str`, *optional*): The model's name on the hub, `"owner/name"`, which the card's code loads. Of a
             folder the last part names the model, and the code has a placeholder, because the card may be read
             elsewhere. `details.model_id` comes before it.
@@ -181,8 +183,7 @@ def create_model_card(
 
     Raises:
         TypeError: if `config` is not the configuration of a whole CLIP.
-        ValueError: if `model_id` is blank or has several lines, the model is an image classifier, or
-            `num_parameters` is not positive.
+        ValueError: if `model_id` is blank or has several lines, or `num_parameters` is not positive.
     """
     details = details or ModelCardDetails()
     model_id = model_id if details.model_id is None else details.model_id
@@ -191,8 +192,8 @@ def create_model_card(
     name = model_id.strip() if on_hub else _name_of(model_id, details.title)
     tower = "resnet" if config.vision_config.model_type == "clip_hf_resnet" else "vit"
     is_video = config.model_type == ClipHFVideoConfig.model_type
-    prompts = known_prompts(details.training.get("templates"))
-    metadata, details = _metadata(name, tower, details, is_video), _public(details)
+    prompts, classes = known_prompts(details.training.get("templates")), class_names_of(config)
+    metadata, details = _metadata(name, tower, details, is_video, classes is not None), _public(details)
     training = training_section(details.source, details.base_model, details.datasets, details.training)
     vision, text = config.vision_config, config.text_config
     card = ModelCard.from_template(
@@ -208,7 +209,7 @@ def create_model_card(
         on_hub=on_hub,
         model=python_literal(name if on_hub else _PLACEHOLDER),
         placeholder=_PLACEHOLDER,
-        **_usage(is_video, details.example_image, prompts),
+        **_usage(is_video, details.example_image, prompts, classes),
         labels=python_literal(list(details.example_labels)),
         mean=", ".join(map(str, OPENAI_CLIP_MEAN)),
         std=", ".join(map(str, OPENAI_CLIP_STD)),
@@ -240,7 +241,9 @@ def create_model_card(
     return card
 
 
-def _usage(is_video: bool, example: str | None, prompts: str | list[str] | None) -> dict[str, Any]:
+def _usage(
+    is_video: bool, example: str | None, prompts: str | list[str] | None, classes: list[str] | None
+) -> dict[str, Any]:
     """What the code in the card of an image or a video model is about; `example` is an image or film."""
     default = DEFAULT_PROMPT_SET if is_video else _PROMPT
     usual = _FILM if is_video else _IMAGE
@@ -250,7 +253,9 @@ def _usage(is_video: bool, example: str | None, prompts: str | list[str] | None)
         "prompts": python_literal(prompts or default),
         "gives_prompts": not is_video or prompts not in (None, default),
         "noun": "film" if is_video else "image",
-        "task": f"zero-shot-{'video' if is_video else 'image'}-classification",
+        "classes": None if classes is None else one_line(listed(classes, 20)),
+        "num_classes": None if classes is None else len(classes),
+        "task": f"{'zero-shot-' if classes is None else ''}{'video' if is_video else 'image'}-classification",
         "model_class": "ClipHFVideoModel" if is_video else "ClipHFModel",
         "image": python_literal(example),
         "default_image": usual if example == usual else None,
@@ -280,11 +285,6 @@ def _check(config: ClipHFConfig, model_id: str, num_parameters: int | None) -> N
     # Compare `model_type`, not the class: remote-code configs are different classes.
     if getattr(config, "model_type", None) not in (ClipHFConfig.model_type, ClipHFVideoConfig.model_type):
         raise TypeError(f"`config` is {type_of(config)}; a model card needs a whole CLIP's ClipHFConfig.")
-    if "ClipHFForImageClassification" in (config.architectures or []):
-        raise ValueError(
-            "The configuration is of a ClipHFForImageClassification, which has a fixed set of classes; this card is "
-            "for zero-shot models. Write a card for it with huggingface_hub.ModelCard."
-        )
     is_name = isinstance(model_id, str) and model_id.strip() and len(model_id.strip().splitlines()) == 1
     if model_id is not None and not is_name:
         raise ValueError(f"`model_id` is {model_id!r}; it must be a name or a folder, such as 'me/my-clip'.")
@@ -292,7 +292,12 @@ def _check(config: ClipHFConfig, model_id: str, num_parameters: int | None) -> N
         raise ValueError(f"`num_parameters` is {num_parameters}; it must be greater than 0, or left out.")
 
 
-def _metadata(name: str, tower: str, details: ModelCardDetails, is_video: bool) -> ModelCardData:
+def _metadata(name: str, tower: str, details: ModelCardDetails, is_video: bool, is_classifier: bool) -> ModelCardData:
+    pipeline_tag = "feature-extraction" if is_video else "zero-shot-image-classification"
+    tags = ["clip", "clip_hf", tower, "zero-shot", *(_VIDEO_TAGS if is_video else ())]
+    if is_classifier:
+        pipeline_tag = f"{'video' if is_video else 'image'}-classification"
+        tags = [tag for tag in tags if not tag.startswith("zero-shot")]
     base_model = details.base_model if details.base_model and is_hub_name(details.base_model) else None
     return ModelCardData(
         base_model=base_model,
@@ -306,8 +311,8 @@ def _metadata(name: str, tower: str, details: ModelCardDetails, is_video: bool) 
         # Without results it would become a key of the metadata.
         model_name=name if details.eval_results else None,
         # Of films the hub has no zero-shot task, and "video-classification" puts a random classifier on these weights.
-        pipeline_tag="feature-extraction" if is_video else "zero-shot-image-classification",
-        tags=["clip", "clip_hf", tower, "zero-shot", *(_VIDEO_TAGS if is_video else ()), *details.tags],
+        pipeline_tag=pipeline_tag,
+        tags=[*tags, *details.tags],
     )
 
 
@@ -600,8 +605,8 @@ def write_model_card(
     Args:
         folder (`str` or `os.PathLike`): The saved model's folder.
         config (`ClipHFConfig`): The whole model's configuration.
-        model_id (`str`, *optional*): The model's name on the hub, as the card's code loads it. Without it the
-            folder's name is the title, and the code has a placeholder.
+        model_id (`str`, *optional*): The model's name on the hub, as the card's code loads it. Without it the title
+            of the details, or else the folder's, is the name, and the code has a placeholder.
         details (`ModelCardDetails`, *optional*): What the configuration does not say.
         num_parameters (`int`, *optional*): Number of parameters.
 
@@ -622,7 +627,9 @@ def write_model_card(
         is_video = getattr(config, "model_type", None) == ClipHFVideoConfig.model_type
         processor_class = ClipHFVideoProcessor if is_video else ClipHFImageProcessor
         details = replace(details, image_processor=processor_class.from_pretrained(folder))
-    card = create_model_card(config, folder.resolve().name if model_id is None else model_id, details, num_parameters)
+    if model_id is None and details.title is None:
+        model_id = folder.resolve().name
+    card = create_model_card(config, model_id, details, num_parameters)
     path = folder / CARD_NAME
     try:
         existing = path.read_bytes().decode("utf-8-sig") if path.exists() else None

@@ -54,6 +54,13 @@ def architecture_name(config: ClipHFConfig) -> str | None:
     return None
 
 
+def class_names_of(config: ClipHFConfig) -> list[str] | None:
+    """The classes of a classifier with a fixed set of them; None of a CLIP."""
+    if not {"ClipHFForImageClassification", "ClipHFForVideoClassification"}.intersection(config.architectures or ()):
+        return None
+    return [name for _, name in sorted(config.id2label.items())]
+
+
 def architecture_label(config: ClipHFConfig) -> str:
     """The image encoder in two words: a published model's name, or its kind."""
     vision = config.vision_config

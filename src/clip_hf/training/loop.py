@@ -56,7 +56,7 @@ _NOT_ON_THE_BAR = ("step", "captions_cut", "plain_images")
 class Training:
     """What a training works with, and the steps that [`train`] takes; errors are those of [`train`]."""
 
-    def __init__(self, options: TrainingOptions):
+    def __init__(self, options: TrainingOptions, evaluated_by: str | None = None):
         check_output_dir(options)
         self.folder = Path(options.output_dir)
         self.accelerator = start_accelerator(options)
@@ -81,7 +81,7 @@ class Training:
             check_plan(optimizer, self.num_steps, options.batch_size, options.max_steps)
             check_average(options, self.num_steps)
         self.schedule = cosine_schedule(optimizer, options.warmup_steps_of(self.num_steps), self.num_steps)
-        plan = describe_plan(options, self.clip, self.num_steps, self.num_pairs, self.held_out)
+        plan = describe_plan(options, self.clip, self.num_steps, self.num_pairs, self.held_out, evaluated_by)
         self.accelerator.print(plan)
         self.model, self.optimizer = wrap_model(options, self.accelerator, self.clip, optimizer)
         self.average = AveragedWeights(self.clip, options.ema_decay) if options.ema_decay is not None else None
@@ -267,13 +267,15 @@ def _tracker_config(options: TrainingOptions) -> dict:
 
 
 @accelerator_settings()
-def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
+def train(options: TrainingOptions, bar_position: int = 0, evaluated_by: str | None = None) -> list[dict]:
     """Train, evaluate and save: what `clip-hf train` does. Every process of a launch calls it.
 
     Args:
         options ([`TrainingOptions`]): All that can be set; [`parse_options`] reads them from a recipe and a command
             line.
         bar_position (`int`, *optional*, defaults to 0): Line of the progress bar, for trainings side by side.
+        evaluated_by (`str`, *optional*): What the plan says of held-out pairs where there are none, because the caller
+            measures the model.
 
     Returns:
         `list[dict]`: the log, an entry for each step and each evaluation, see [`TrainingLog`]; on other processes than
@@ -285,7 +287,7 @@ def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
         RuntimeError: if the processes that were launched do not know each other.
         TrainingDiverged: if the loss or the gradient is not finite, or the loss has a spike.
     """
-    training = Training(options)
+    training = Training(options, evaluated_by)
     done = training.start()
     eval_steps = max(1, round(options.eval_every * training.steps_per_epoch))
     name, quiet = training.folder.name, not training.accelerator.is_main_process

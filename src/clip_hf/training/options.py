@@ -22,7 +22,7 @@ from ..data.texts import template_columns
 from ..model.checks_clip_hf import type_of, unknown_option
 from ..model.configuration_clip_hf_video import TEMPORAL_HEADS
 from ..model.image_reading_clip_hf import ImageLimits
-from ..model.image_transform_clip_hf import parse_color
+from ..model.image_transform_clip_hf import HIGH_BIT_DEPTH, parse_color
 from ..model.prompts_clip_hf import PROMPT_SETS, get_prompt_set
 from ..utils.extras import require_extra
 from ..utils.json_files import read_text
@@ -41,6 +41,7 @@ _DISTILLATION = ("contrastive_weight", "distill_soft", "distill_features", "dist
 _MAX_WORKERS = max(64, 2 * (os.cpu_count() or 1))  # thousands of processes stop a machine
 LOSSES = ("softmax", "sigmoid", "same_label", "soft_labels", "soft_texts", "classes")
 SOFT_LOSSES = ("same_label", "soft_labels", "soft_texts")
+_IMAGE_OPTIONS = ("background_color", "apply_exif_orientation", "high_bit_depth")  # saved with the processor
 _SHARES = ("patch_dropout", "unmasked_share", "warmup_share", "eval_share", "label_smoothing", "ema_decay")
 # Options, what their values must meet unless they are None, and how a message says it.
 _RANGES = (
@@ -92,6 +93,9 @@ class TrainingOptions(TrainingFields):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}.")
+        if self.high_bit_depth not in (None, *HIGH_BIT_DEPTH):
+            allowed = ", ".join(HIGH_BIT_DEPTH)
+            raise ValueError(f"`high_bit_depth` is {self.high_bit_depth!r}; it must be one of {allowed}.")
         if self.resume is not None and not self.resume.strip():
             raise ValueError("`resume` is empty; give `latest` or a checkpoint's folder, or leave it out.")
         if self.loss != "softmax" and self.label_smoothing:
@@ -241,7 +245,7 @@ class TrainingOptions(TrainingFields):
             }
             for name in (name for name, is_given in of_films.items() if is_given):
                 raise ValueError(f"`{name}` belongs to a training on films: give `num_frames`, the frames of a clip.")
-        for name in ("background_color", "apply_exif_orientation") if self.num_frames is not None else ():
+        for name in _IMAGE_OPTIONS if self.num_frames is not None else ():
             if getattr(self, name) is not None:
                 raise ValueError(
                     f"`{name}` is of image files, and `num_frames` says that the data are films: leave it out."
@@ -278,11 +282,9 @@ class TrainingOptions(TrainingFields):
     @property
     def image_options(self) -> dict[str, Any]:
         """Settings of the model's image processor; empty where the options leave it as it is."""
-        settings: dict[str, Any] = {}
-        if self.background_color is not None:
+        settings = {name: getattr(self, name) for name in _IMAGE_OPTIONS if getattr(self, name) is not None}
+        if "background_color" in settings:
             settings["background_color"] = parse_color(self.background_color)
-        if self.apply_exif_orientation is not None:
-            settings["apply_exif_orientation"] = self.apply_exif_orientation
         return settings
 
     @property

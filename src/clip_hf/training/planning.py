@@ -126,6 +126,7 @@ def describe_plan(
     num_steps: int,
     num_pairs: int | None,
     held_out: HeldOutPairs | None,
+    evaluated_by: str | None = None,
 ) -> str:
     """Describe a training in three lines: the model, the pairs, and the steps with their learning rate.
 
@@ -135,6 +136,7 @@ def describe_plan(
         num_steps (`int`): Steps of the training.
         num_pairs (`int`, *optional*): Pairs to train on; None for a stream, whose length is unknown.
         held_out ([`HeldOutPairs`], *optional*): The held-out pairs.
+        evaluated_by (`str`, *optional*): What measures the model besides, where no pairs are held out.
     """
     counts = count_parameters(model)
     with_lora = options.lora_rank is not None
@@ -154,7 +156,7 @@ def describe_plan(
     if options.model:
         what = f"Fine-tuning {options.model} ({size})."
     pairs = "a stream of pairs" if num_pairs is None else f"{num_pairs:,} pairs"
-    held = _no_held_out(options) if held_out is None else held_out.summary()
+    held = held_out.summary() if held_out is not None else evaluated_by or _no_held_out(options)
     steps = f"{counted(num_steps, 'step')} of {options.batch_size:,} pairs"
     if num_pairs:
         steps += f" ({num_steps * options.batch_size / num_pairs:.3g} times through them)"

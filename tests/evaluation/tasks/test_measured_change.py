@@ -89,7 +89,15 @@ def test_fewer_than_six_units_decide_nothing():
 
 
 @pytest.mark.parametrize(
-    ("interval", "undecided"), [((-0.039, 0.346), True), ((-0.05, 0.09), False), ((0.0, 0.0), False)]
+    ("interval", "undecided"),
+    [
+        ((-0.039, 0.346), True),
+        ((0.0, 0.125), True),
+        ((-0.125, 0.0), True),
+        ((-0.05, 0.09), False),
+        ((-0.1, 0.1), False),
+        ((0.0, 0.0), False),
+    ],
 )
 def test_a_wide_interval_that_holds_0_decides_nothing(interval, undecided):
     change = Change("task", "x", "top1", 26, 0.5, [0.654], (0, 1), (0, 1), interval)

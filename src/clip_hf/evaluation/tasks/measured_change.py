@@ -72,7 +72,7 @@ class Change:
 
     Args:
         role (`str`): `"task"`, or `"retained"` for what the model could do before.
-        data (`str`): The data and their part.
+        data (`str`): The data.
         metric (`str`): The figure's name.
         rows (`int`): Number of pictures.
         before (`float`): The figure of the model as it was, 0 to 1.
@@ -81,6 +81,7 @@ class Change:
             `after`, and of their difference: percentiles of a bootstrap over pictures (the same ones before and after)
             and, where there are several, over adaptations.
         clusters (`int`, *optional*): Number of clusters that the bootstrap draws, where pictures are not independent.
+        split (`str`, *optional*): The part of the data.
     """
 
     role: str
@@ -93,6 +94,12 @@ class Change:
     after_interval: tuple[float, float]
     interval: tuple[float, float]
     clusters: int | None = None
+    split: str = ""
+
+    @property
+    def place(self) -> str:
+        """The data and their part, such as `"digits (test)"`."""
+        return f"{self.data} ({self.split})" if self.split else self.data
 
     @property
     def units(self) -> int:
@@ -122,13 +129,13 @@ class Change:
 
     @property
     def is_undecided(self) -> bool:
-        """Whether it is noise because the test is too small: few units, or an interval of many points either way."""
-        too_wide = self.interval[1] - self.interval[0] > 2 * WIDEST
+        """Whether it is noise because the test is too small: few units, or an interval of many points on one side."""
+        too_wide = max(-self.interval[0], self.interval[1]) > WIDEST
         return self.is_noise and (too_wide or self.units < LEAST_UNITS)
 
 
 def measure_change(
-    role: str, data: str, before: Figure, after: list[Figure], resamples: int = 1000, seed: int = 0
+    role: str, data: str, before: Figure, after: list[Figure], resamples: int = 1000, seed: int = 0, split: str = ""
 ) -> Change:
     """Compare one model with one or several others on the same pictures, see [`Change`].
 
@@ -156,6 +163,7 @@ def measure_change(
         after_interval=before.interval(_mean_over(after, seed), resamples, seed),
         interval=before.interval(difference, resamples, seed),
         clusters=None if before.clusters is None else before.units,
+        split=split,
     )
 
 
