@@ -18,7 +18,7 @@ from clip_hf.model.image_reading_clip_hf import ImageLimits
 
 @pytest.mark.parametrize(
     ("examples", "steps", "batch_size", "ema"),
-    [(5, 100, 5, None), (160, 100, 32, None), (2000, 1250, 32, 1 - 10 / 1250), (100_000, 7813, 256, 1 - 10 / 7813)],
+    [(5, 400, 5, None), (160, 400, 32, None), (2000, 1250, 32, 1 - 10 / 1250), (100_000, 7813, 256, 1 - 10 / 7813)],
 )
 def test_the_size_follows_from_the_examples(examples, steps, batch_size, ema):
     size = size_training("full", examples, 768)
@@ -76,7 +76,7 @@ def test_the_options_of_the_training(tmp_path):
     )
     size = size_training("flyp", 12, 128)
     made = training_options(options, Draw(3, data, None, ""), size, tmp_path)
-    assert (made.templates, made.loss, made.seed, made.max_steps) == (["a {}.", "the {}."], "softmax", 3, 100)
+    assert (made.templates, made.loss, made.seed, made.max_steps) == (["a {}.", "the {}."], "softmax", 3, 400)
     assert (made.batch_size, made.weight_decay) == (12, 0.1)
     assert made.image_options == {
         "background_color": [255, 0, 7],
