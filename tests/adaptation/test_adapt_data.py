@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Which rows an adaptation trains on, chooses on and is tested on, and what is refused before anything is encoded."""
 
+import json
+
 import datasets
 import numpy as np
 import pytest
@@ -171,6 +173,14 @@ def test_several_labels_and_parts_without_train_are_refused():
 def test_options_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         asked(None, **options)
+
+
+def test_numbers_are_numbers():
+    options = asked(None, shots=np.int64(4), learning_rate=np.float32(0.5), wise=np.float32(0.5))
+    assert json.dumps([options.shots, options.learning_rate, options.wise]) == "[4, 0.5, 0.5]"
+    for name in ("learning_rate", "horizontal_flip"):
+        with pytest.raises(TypeError, match=f"`{name}` is '0.1', a str; it must be a number"):
+            asked(None, **{name: "0.1"})
 
 
 def test_what_is_retained_may_have_labels_or_captions():

@@ -7,6 +7,7 @@ import json
 import math
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from test_weight_space import tune
@@ -147,9 +148,15 @@ def test_what_cannot_be_compared_is_refused(folders, data, tiny_processor):
         ({"pick": "shift"}, "`pick` is 'shift'; it must be 'both' or 'task'"),
         ({"batch_norm": "keep"}, "`batch_norm` is 'keep'"),
         ({"validation_share": 1.0}, "`validation_share` is 1.0"),
+        ({"alphas": (0, float("nan"))}, "`alphas` is nan; it must be finite"),
+        ({"resamples": 1.5}, "`resamples` is 1.5; it must be a whole number of at least 1"),
+        ({"seed": None}, "`seed` is None"),
     ):
         with pytest.raises(ValueError, match=message):
             CurveOptions(**options)
+    with pytest.raises(TypeError, match="`validation_share` is '0.1', a str"):
+        CurveOptions(validation_share="0.1")
+    assert CurveOptions(resamples=np.int64(5), alphas=np.linspace(0, 1, 3)).alphas == (0.0, 0.5, 1.0)
 
 
 # --------------------------------------------------------------------------------------------------------- the command

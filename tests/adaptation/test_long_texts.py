@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Stretched positions: against the published rule, short texts unchanged, and the command."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,6 +107,7 @@ def test_models_of_other_formats(tmp_path, tiny_processor):
     [
         ({"context_length": 24}, ValueError, "`context_length` is 24, and the model has 24 positions already"),
         ({"context_length": 30, "keep": 23}, ValueError, "`keep` is 23; it must be from 0 to 22"),
+        ({"context_length": np.int64(3)}, ValueError, "`context_length` is 3"),
         ({"keep": -1}, ValueError, "`keep` is -1; it must be from 0 to 22"),
         ({"context_length": 30.0}, TypeError, "`context_length` is 30.0; it must be an integer"),
         ({"processor": None}, TypeError, "A model in memory needs its processor"),

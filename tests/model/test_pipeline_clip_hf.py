@@ -549,7 +549,7 @@ def test_the_same_lazily_opened_image_may_come_often(pipe, images, tmp_path, num
         ({"hypothesis_template": []}, ValueError, "The list of templates is empty"),
         ({"hypothesis_template": {"cat": ["a cat"]}}, ValueError, "no prompts for 3 of the labels"),
         ({"hypothesis_template": "openai_imagnet"}, ValueError, "Did you mean 'openai_imagenet'"),
-        ({"top_k": 0}, ValueError, "`top_k` is 0; it must be a whole number, at least 1"),
+        ({"top_k": 0}, ValueError, "`top_k` is 0; it must be a whole number of at least 1"),
         ({"top_k": 1.5}, ValueError, "`top_k` is 1.5"),
         ({"top_k": True}, ValueError, "`top_k` is True"),
         ({"threshold": 1.5}, ValueError, "`threshold` is 1.5; .* from 0 to 1"),

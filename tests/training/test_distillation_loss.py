@@ -1,6 +1,7 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -159,6 +160,13 @@ def test_half_precision_embeddings_are_compared_in_float32():
 def test_weights_are_checked(values):
     with pytest.raises(ValueError, match=r"The weight `soft` is -1.0; it must|All weights of the loss are 0"):
         DistillationWeights(**values)
+
+
+@pytest.mark.parametrize(("value", "error"), [("1", TypeError), (True, TypeError), (math.inf, ValueError)])
+def test_weights_are_finite_numbers(value, error):
+    with pytest.raises(error, match="`soft` is .*; it must be"):
+        DistillationWeights(soft=value)
+    assert DistillationWeights(soft=np.float32(2)).soft == 2
 
 
 # ------------------------------------------------------------------------------------------ processes and chunks

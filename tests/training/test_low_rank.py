@@ -4,9 +4,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load, save
 from transformers import AutoModel, pipeline
 
@@ -172,10 +173,17 @@ def test_bad_folders_are_named(adapted, tmp_path):
     with pytest.raises(ValueError, match="lacks weights for|has weights for"):
         load_adapter(plain, folder)
     assert not any("lora" in name for name in plain.state_dict())
-    (folder / "adapter_model.safetensors").write_bytes(b"{}")
-    with pytest.raises(ValueError, match="is damaged"):
-        load_adapter(plain, folder)
-    config.write_text("[]")
+    config.write_text(json.dumps(content))
+    good = load((folder / "adapter_model.safetensors").read_bytes())
+    name = next(iter(good))
+    for damaged in (b"{}", save({**good, name: good[name] * float("nan")})):
+        (folder / "adapter_model.safetensors").write_bytes(damaged)
+        for loader in (AutoModel.from_pretrained, lambda path: load_adapter(plain, path)):
+            with pytest.raises(ValueError, match="adapter_model.safetensors is damaged|has NaN or infinity in"):
+                loader(folder)
+        with pytest.raises(ValueError, match="cannot be read .*: copy or download it again.$|has NaN or infinity in"):
+            plain.load_adapter(str(folder))  # transformers'
+        assert not any("lora" in name for name in plain.state_dict())
 
 
 DAMAGE = {
@@ -186,6 +194,19 @@ DAMAGE = {
     "alpha": (lambda text: json.dumps({**json.loads(text), "lora_alpha": "1"}), "`lora_alpha` is '1'"),
     "kind": (lambda text: json.dumps({**json.loads(text), "peft_type": "NONE"}), "is of the kind NONE"),
 }
+
+
+@pytest.mark.parametrize("tower", ["vit"])
+@pytest.mark.parametrize("damage", ["rank", "alpha", "kind"])
+def test_auto_classes_check_an_adapter_as_we_do(adapted, damage):
+    _, folder, _ = adapted
+    change, message = DAMAGE[damage]
+    path = folder / "adapter_config.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match=message):
+        AutoModel.from_pretrained(folder)
+    with pytest.raises(ValueError, match=message):  # what failed is within the message
+        pipeline("zero-shot-image-classification", model=str(folder))
 
 
 @pytest.mark.parametrize("tower", ["vit"])
@@ -232,6 +253,8 @@ def test_after_a_failed_load_the_model_is_as_it_was(adapted, misfit):
     after = model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in after)
     assert [*model.named_modules()] == modules and model.training
+    with pytest.raises(ValueError, match=message):
+        AutoModel.from_pretrained(folder)
     assert all(parameter.requires_grad for parameter in model.parameters())
     woken(model, MODULES["vit"][:1])  # it takes an adapter
 
@@ -306,6 +329,46 @@ def test_a_merge_that_fails_merges_nothing(tower, pixel_values, text_inputs):
     torch.testing.assert_close(cosines(merge_lora(model), pixel_values, text_inputs), expected, rtol=0, atol=2e-6)
 
 
+BESIDE = {
+    "heads": {"modules_to_save": ["visual_projection", "text_projection"]},
+    "within and without": {
+        "modules_to_save": ["mlp", "text_projection"],
+        "target_modules": ["fc1", "text_projection"],
+    },
+    "tokens": {"trainable_token_indices": {"token_embedding": [5, 6]}},
+}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_peft_trained_beside_the_adapters_is_merged(beside, whole, tmp_path, pixel_values, text_inputs):
+    model = make_tiny_model("vit")
+    names = set(model.state_dict())
+    start = cosines(model, pixel_values, text_inputs)
+    wrapped = get_peft_model(model, LoraConfig(**{"r": 2, "target_modules": ["q_proj"], **BESIDE[beside]}))
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    expected = cosines(model.eval(), pixel_values, text_inputs)
+    assert (expected - start).abs().max() > 1e-2
+    merged = merge_lora(wrapped if whole else model)
+    assert merged is model and not any(parameter.requires_grad for parameter in merged.parameters())
+    merged.save_pretrained(tmp_path / "merged")
+    loaded = ClipHFModel.from_pretrained(tmp_path / "merged")
+    assert set(loaded.state_dict()) == names
+    torch.testing.assert_close(cosines(loaded, pixel_values, text_inputs), expected, rtol=0, atol=2e-6)
+
+
+def test_trained_modules_that_are_no_numbers_are_not_merged(tmp_path):
+    model = make_tiny_model("vit")
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"], modules_to_save=["text_projection"]))
+    model.text_projection.modules_to_save["default"].weight.data[0, 0] = float("nan")
+    before = set(model.state_dict())
+    with pytest.raises(ValueError, match="cannot be merged into text_projection: it has NaN .* Nothing was merged"):
+        merge_lora(model)
+    assert set(model.state_dict()) == before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -319,7 +382,9 @@ def test_a_merge_that_fails_merges_nothing(tower, pixel_values, text_inputs):
         ({"modules": 5}, "`modules` is 5"),
         ({"rank": 33}, "`rank` is 33, and the weight of .*q_proj is 32 x 32: .* at most the rank 32"),
         ({"rank": 0}, "`rank` is 0; it must be a whole number of at least 1"),
+        ({"rank": None}, "`rank` is None"),
         ({"alpha": 0.0}, "`alpha` is 0.0"),
+        ({"alpha": float("inf")}, "`alpha` is inf; it must be finite"),
         ({"dropout": 1.0}, "`dropout` is 1.0"),
     ],
 )
@@ -347,6 +412,14 @@ def test_bad_arguments_are_named(build, error, message):
     with pytest.raises(error, match=message):
         build(model)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_numbers_of_numpy_are_saved(tmp_path):
+    model = make_tiny_model("vit")
+    add_lora(model, LoraOptions(rank=np.int64(3), alpha=np.float32(2), dropout=np.float16(0.5)))
+    save_adapter(model, tmp_path / "adapter", "me/first")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (3, 2.0, 0.5)
 
 
 def test_models_without_an_adapter_are_told():

@@ -155,10 +155,10 @@ def test_two_processes_make_the_update_of_one(options_of, tmp_path):
         torch.testing.assert_close(two[key], value, rtol=1e-7, atol=1e-9)
 
 
-def test_trainer_trains_a_model_of_peft(tiny_data, tiny_processor, tmp_path, pixel_values, text_inputs):
+def test_trainer_trains_a_model_of_peft(tower, tiny_data, tiny_processor, tmp_path, pixel_values, text_inputs):
     torch.manual_seed(0)
-    make_tiny_model("vit").save_pretrained(tmp_path / "base")
-    config = LoraConfig(r=2, lora_alpha=1, use_rslora=True, target_modules=["q_proj", "k_proj", "v_proj"])
+    make_tiny_model(tower).save_pretrained(tmp_path / "base")
+    config = LoraConfig(r=2, lora_alpha=1, use_rslora=True, target_modules=MODULES[tower])
     model = get_peft_model(ClipHFModel.from_pretrained(tmp_path / "base"), config)
     settings = {"max_steps": 2, "per_device_train_batch_size": 8, "save_steps": 1, "use_cpu": True}
     settings |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
@@ -177,6 +177,23 @@ def test_trainer_trains_a_model_of_peft(tiny_data, tiny_processor, tmp_path, pix
     assert (expected - plain).abs().max() > 1e-3
     loaded = PeftModel.from_pretrained(ClipHFModel.from_pretrained(tmp_path / "base"), tmp_path / "out")
     torch.testing.assert_close(features(loaded.eval(), pixel_values, text_inputs), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mixed_precision": "bf16"}, pytest.param({"compile": True}, marks=pytest.mark.slow)]
+)
+def test_adapters_are_trained_in_half_precision_and_compiled(changes, tower, options_of, pixel_values, text_inputs):
+    options = options_of("out", tower, max_steps=2, save_every=0, gradient_checkpointing=False, **changes)
+    losses = [entry["loss"] for entry in train(options) if "loss" in entry]
+    assert len(losses) == 2 and all(0 < loss < 10 for loss in losses)
+    last = Path(options.output_dir) / "last"
+    state = load_file(last / ADAPTER)
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert all(value.abs().max() > 0 for name, value in state.items() if "lora_B" in name)
+    expected = features(ClipHFModel.from_pretrained(last / "adapter"), pixel_values, text_inputs)
+    torch.testing.assert_close(
+        features(ClipHFModel.from_pretrained(last), pixel_values, text_inputs), expected, rtol=0, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize(

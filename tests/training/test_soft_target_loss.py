@@ -131,6 +131,7 @@ def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
     ("make", "error", "message"),
     [
         (lambda v: SoftTargets(v.numpy(), v, 1.0), TypeError, "`images` of `SoftTargets` is .*must be a tensor"),
+        (lambda v: SoftTargets(v, v.long(), 1.0), TypeError, "`texts` of `SoftTargets` is of torch.int64; it must be"),
         (lambda v: SoftTargets(v, v[:, :2], 1.0), ValueError, r"\(6, 4\) and `texts` \(6, 2\); both must be"),
         (lambda v: SoftTargets(v, v, math.inf), ValueError, "`scale` .* is inf; it must be finite and at least 0"),
         (lambda v: SoftTargets(v, v, math.nan), ValueError, "`scale` .* is nan"),

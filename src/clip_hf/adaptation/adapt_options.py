@@ -2,10 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The options of `adapt`, checked."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from _clip_hf_cli.adapt import DEFAULT_RETAIN, METHODS, TOWER_METHODS
 
 from ..embedding.encoding_options import EncodingOptions
 from ..evaluation import ClassificationOptions
-from ..model.checks_clip_hf import did_you_mean
+from ..model.checks_clip_hf import check_finite, check_whole, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class AdaptOptions:
 
     Raises:
         ValueError: if a value is out of its range, or an option does not belong to the method.
+        TypeError: if a value is no number where it must be one.
     """
 
     model: str
@@ -79,16 +80,17 @@ class AdaptOptions:
             hint = did_you_mean(str(self.method), METHODS)
             raise ValueError(f"There is no method {self.method!r}.{hint} There are {', '.join(METHODS)}.")
         for name in ("shots", "seeds", "steps", "batch_size", "resamples"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least 1.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"`seed` is {self.seed!r}; it must be a whole number of at least 0.")
-        rate = self.learning_rate
-        if rate is not None and not (math.isfinite(rate) and rate > 0):
-            raise ValueError(f"`learning_rate` is {rate}; it must be greater than 0.")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
+        object.__setattr__(self, "seed", check_whole("seed", self.seed, 0))
+        for name in ("learning_rate", "horizontal_flip"):
+            if name != "learning_rate" or self.learning_rate is not None:
+                object.__setattr__(self, name, check_finite(name, getattr(self, name)))
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be greater than 0.")
         if self.crop_scale is not None:
-            object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
+            shares = tuple(check_finite("crop_scale", share) for share in self.crop_scale)
+            object.__setattr__(self, "crop_scale", shares)
             if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
                 shown = " ".join(map(str, self.crop_scale))
                 raise ValueError(f"`crop_scale` is {shown}; it must be two shares from 0 to 1, the smaller one first.")
@@ -100,9 +102,10 @@ class AdaptOptions:
     def _check_wise(self) -> None:
         if self.wise is None or self.wise == "auto":
             return
-        is_number = isinstance(self.wise, int | float) and not isinstance(self.wise, bool)
+        is_number = isinstance(self.wise, Real) and not isinstance(self.wise, bool)
         if not is_number or not 0 <= self.wise <= 1:
             raise ValueError(f"`wise` is {self.wise!r}; it must be a share from 0 to 1, or 'auto'.")
+        object.__setattr__(self, "wise", float(self.wise))
 
     def _check_method_fits(self) -> None:
         names = ("wise", "steps", "batch_size", "learning_rate", "crop_scale")

@@ -29,6 +29,7 @@ from ..evaluation import (
     load_templates,
 )
 from ..evaluation.tasks.labelled_features import encode_labelled
+from ..model.checks_clip_hf import check_finite, check_whole
 from ..utils.atomic import replaced_file
 from ..utils.figures import new_figure, save_figure
 from ..utils.fingerprints import tokenizer_digest
@@ -68,6 +69,7 @@ class CurveOptions:
 
     Raises:
         ValueError: if there are no alphas, one is there twice, or a value is out of its range.
+        TypeError: if a value is no number where it must be one.
     """
 
     alphas: Sequence[float] = tuple(round(0.1 * step, 1) for step in range(11))
@@ -80,17 +82,17 @@ class CurveOptions:
     encoding: EncodingOptions = field(default_factory=lambda: EncodingOptions(progress=False))
 
     def __post_init__(self):
+        object.__setattr__(self, "alphas", tuple(check_finite("alphas", alpha) for alpha in self.alphas))
         if not len(self.alphas) or len(set(self.alphas)) < len(self.alphas):
             raise ValueError(f"`alphas` are {list(self.alphas)}; they must be one or more different numbers.")
         for name, allowed in (("pick", PICKS), ("batch_norm", BATCH_NORM)):
             if getattr(self, name) not in allowed:
                 choices = " or ".join(map(repr, allowed))
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be {choices}.")
-        if not 0 < self.validation_share < 1:
+        if not 0 < check_finite("validation_share", self.validation_share) < 1:
             raise ValueError(f"`validation_share` is {self.validation_share}; it must be between 0 and 1.")
-        for name, least in (("resamples", 1), ("batch_norm_images", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least {least}.")
+        for name, least in (("resamples", 1), ("batch_norm_images", 2), ("seed", 0)):
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), least))
 
 
 @dataclass(frozen=True)

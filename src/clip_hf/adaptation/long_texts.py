@@ -4,6 +4,7 @@
 
 import copy
 import os
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -57,8 +58,9 @@ def stretch_context(
             processor, or that is none.
     """
     for name, value in (("context_length", context_length), ("keep", keep)):
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"`{name}` is {value!r}; it must be an integer.")
+    context_length, keep = int(context_length), int(keep)  # not NumPy's, which a config.json cannot hold
     if not isinstance(model, nn.Module | str | os.PathLike):
         raise TypeError(f"`model` is {type_of(model)}; it must be a CLIP or where it is.")
     if processor is not None and not hasattr(processor, "tokenizer"):

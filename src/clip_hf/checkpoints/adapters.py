@@ -88,14 +88,14 @@ def check_no_adapter_folder(base: str, name: str) -> None:
         )
 
 
-def load_with_adapter(cls: type, folder: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-    """What `cls.from_pretrained` gives for a folder with an adapter: its model with the adapter on it, as transformers
+def load_with_adapter(cls: type, base: str | os.PathLike, folder: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+    """What `cls.from_pretrained` gives for a folder with an adapter: its base with the adapter on it, as transformers
     loads it.
 
     Raises:
-        FileNotFoundError, OSError, ValueError: as [`base_of_adapter`], `from_pretrained` and [`load_adapter`].
+        FileNotFoundError, OSError, ValueError: as `from_pretrained` and [`load_adapter`].
     """
-    result = cls.from_pretrained(base_of_adapter(folder), *args, **kwargs)
+    result = cls.from_pretrained(base, *args, **kwargs)
     load_adapter(result[0] if isinstance(result, tuple) else result, folder)
     return result
 
@@ -246,8 +246,24 @@ def check_without_adapter(model: nn.Module, name: str = "The model") -> None:
 
 def adapted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Name and module of each layer that peft has put an adapter around."""
-    # By what they have, because peft need not be installed.
-    return [each for each in model.named_modules() if hasattr(each[1], "get_base_layer") and hasattr(each[1], "merge")]
+    # By what they have, because peft need not be installed. A wrapper lends the attributes of its copy.
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if hasattr(module, "get_base_layer") and hasattr(module, "merge") and not hasattr(module, "original_module")
+    ]
+
+
+def _trained_copies(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Name and wrapper of each module that peft trains as a whole or in some rows, beside the adapters
+    (`modules_to_save`, `trainable_token_indices`).
+    """
+    return [(name, module) for name, module in model.named_modules() if hasattr(module, "original_module")]
+
+
+def _trained_copy(wrapper: nn.Module) -> nn.Module:
+    """What a wrapper's module is with the active adapter; its own adapters are not merged."""
+    return wrapper.unload_and_optionally_merge_module(merge=False, safe_merge=False, adapter_names=None)
 
 
 def mark_adapter(model: nn.Module) -> None:
@@ -261,16 +277,25 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
     Args:
         model (`nn.Module`): Changed in place. Its parameters do not take gradients before `requires_grad_(True)`.
+            Modules that peft trained beside the adapters (`modules_to_save`) become those of the model.
 
     Returns:
-        The model itself.
+        The model itself; of a `PeftModel` the model within.
 
     Raises:
-        ValueError: if the model has no adapter, or merged weights are not finite; the model is then unchanged.
+        ValueError: if the model has no adapter, one that is no change of weights, or merged weights are not finite;
+            the model is then unchanged.
     """
-    layers = adapted_layers(model)
-    if not layers:
+    while hasattr(model, "merge_and_unload"):  # a `PeftModel`, then the tuner within
+        children = dict(model.named_children())
+        model = children["base_model"] if "base_model" in children else children["model"]
+    layers, copies = adapted_layers(model), _trained_copies(model)
+    if not layers and not copies:
         raise ValueError(f"This {type(model).__name__} has no adapter to merge.")
+    _check_mergeable(model, tuple(f"{name}." for name, _ in [*layers, *copies]))
+    for name, wrapper in copies:
+        if not all(parameter.isfinite().all() for parameter in _trained_copy(wrapper).parameters()):
+            raise ValueError(f"The adapter cannot be merged into {name}: it has NaN or infinity. Nothing was merged.")
     # peft's safe merge gives a layer new values, so the old ones stay what they were.
     before = [(layer, [*layer.merged_adapters], _values_of(layer.get_base_layer())) for _, layer in layers]
     for name, layer in layers:
@@ -281,10 +306,23 @@ def merge_lora(model: nn.Module) -> nn.Module:
                 other.merged_adapters[:] = merged
                 for parameter, value in values:
                     parameter.data = value
-            if not isinstance(error, ValueError):
+            if not isinstance(error, (ValueError, NotImplementedError)):
                 raise
             raise ValueError(f"The adapter cannot be merged into {name}: {error}. Nothing was merged.") from error
-    return remove_adapter_(model)
+    for _, wrapper in copies:
+        trained = _trained_copy(wrapper)
+        if trained is not wrapper.original_module:
+            wrapper.original_module = trained
+    return remove_adapter_(model).requires_grad_(False)
+
+
+def _check_mergeable(model: nn.Module, known: tuple[str, ...]) -> None:
+    """Raise a `ValueError` if peft has modules outside those whose names begin so."""
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("peft.") and not f"{name}.".startswith(known):
+            raise ValueError(
+                f"{name} is a {type(module).__name__} of peft, which is no change of weights and cannot be merged."
+            )
 
 
 def _values_of(layer: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
@@ -292,7 +330,12 @@ def _values_of(layer: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
 
 
 def remove_adapter_(model: nn.Module) -> nn.Module:
-    """Put the plain layers back, with the weights that they have at the moment; returns the model."""
+    """Put the plain layers back, with the weights that they have at the moment, and the modules of which peft trained
+    a copy, without that; returns the model.
+    """
+    while copies := _trained_copies(model):  # one by one, because adapters may be within
+        name, wrapper = copies[0]
+        model.set_submodule(name, wrapper.original_module)
     for name, layer in adapted_layers(model):
         model.set_submodule(name, layer.get_base_layer())
     vars(model).pop("peft_config", None)

@@ -127,8 +127,13 @@ def from_pretrained(cls: type, path: str | os.PathLike, *args: Any, **kwargs: An
     if not isinstance(path, (str, os.PathLike)):
         return None
     check_exists(path)
-    if is_adapter_folder(path) and kwargs.get("config") is None:
-        return load_with_adapter(cls, path, *args, **kwargs)
+    if is_adapter_folder(path):
+        return load_with_adapter(cls, base_of_adapter(path), path, *args, **kwargs)
+    # Of an adapter's folder the Auto classes and `pipeline` give the base and, in this way, the folder.
+    adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
+    if adapter is not None and is_adapter_folder(adapter):
+        del kwargs["adapter_kwargs"]
+        return load_with_adapter(cls, path, adapter, *args, **kwargs)
     # Without a config.json transformers would take the default configuration, and then say that weights are missing.
     is_incomplete = lacks_config(path) and kwargs.get("config") is None and not kwargs.get("subfolder")
     if not is_foreign(path) and not is_incomplete:

@@ -5,6 +5,7 @@
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -59,6 +60,22 @@ def require_probability(config: PreTrainedConfig, name: str) -> None:
     value = getattr(config, name)
     if not 0.0 <= value < 1.0:
         raise ValueError(f"`{name}` is {value}; it must be at least 0 and less than 1.")
+
+
+def check_whole(name: str, value: int, least: int) -> int:
+    """A whole number, of NumPy too, as an `int`; ValueError for others."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least {least}.")
+    return int(value)
+
+
+def check_finite(name: str, value: float) -> float:
+    """A finite number, of NumPy too, as a `float`; TypeError for what is none, ValueError for NaN and infinity."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` is {value!r:.60}, {type_of(value)}; it must be a number.")
+    if not math.isfinite(value):
+        raise ValueError(f"`{name}` is {value}; it must be finite.")
+    return float(value)
 
 
 def with_article(name: str) -> str:

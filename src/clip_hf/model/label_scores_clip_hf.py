@@ -4,11 +4,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
 
+from .checks_clip_hf import check_whole
 from .zero_shot_clip_hf import check_templates, prompts_for
 
 
@@ -19,10 +20,7 @@ SCORES = ("softmax", "cosine", "none")
 
 def check_count(name: str, value: int | None, least: int) -> int:
     """A whole number, `least` for None; ValueError for others."""
-    value = least if value is None else value
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"`{name}` is {value!r}; it must be a whole number, at least {least}.")
-    return value
+    return least if value is None else check_whole(name, value, least)
 
 
 def check_function(value: str) -> str:

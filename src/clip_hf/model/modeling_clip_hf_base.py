@@ -317,26 +317,33 @@ class ClipHFPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: if the adapter belongs to another model: some of its weights have no place here, or some of
-                this model's adapted layers no weights. The adapter is then taken off again.
+                this model's adapted layers no weights; if its weights are damaged, or hold NaN. The adapter is then
+                taken off again.
         """
-        problem = cause = None
+        name, cause = adapter_name or "default", None
+        misfit = f"belongs to another model than this {type(self).__name__}"
         try:
             info = super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        except SafetensorError as error:
+            problem, cause = f"cannot be read ({error}): copy or download it again", error
         except RuntimeError as error:  # other shapes
-            problem, cause = str(error).strip().splitlines()[0], error
+            cause = error
+            problem = f"{misfit}, or adapter_config.json has another rank `r`: its weights have other shapes"
         else:
             wrong = sorted({*info.missing_keys, *info.unexpected_keys})
-            if not wrong:
+            state = {} if wrong else self.get_adapter_state_dict(name)
+            broken = [key for key, value in state.items() if not value.isfinite().all()]
+            if not wrong and not broken:
                 return info
             problem = (
-                f"{len(info.unexpected_keys)} of its weights have no place here, and {len(info.missing_keys)} of this "
-                f"model's are not in it, such as {wrong[0]}"
+                f"{misfit}: {len(info.unexpected_keys)} of its weights have no place here, and "
+                f"{len(info.missing_keys)} of this model's are not in it, such as {wrong[0]}. adapter_config.json "
+                "names the model that it was trained on"
+                if wrong
+                else f"has NaN or infinity in {broken[0]}; its training failed"
             )
-        self.delete_adapter(adapter_name or "default")
-        raise ValueError(
-            f"The adapter {peft_model_id} belongs to another model than this {type(self).__name__}: {problem}. "
-            "adapter_config.json names the model that it was trained on."
-        ) from cause
+        self.delete_adapter(name)
+        raise ValueError(f"The adapter {peft_model_id} {problem}.") from cause
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the module that first sees the input: the token embedding, or a vision tower's first convolution."""

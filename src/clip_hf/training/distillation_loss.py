@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from ..model.checks_clip_hf import check_finite
 from ..model.loss_clip_hf import check_pairs, gather_with_grad
 from ..model.modeling_clip_hf import ClipHFModel
 from .pair_losses import PairLoss
@@ -38,7 +39,8 @@ class DistillationWeights:
         interactive (`float`, *optional*, defaults to 1.0): Of [`interactive_loss`]; CLIP-KD's 1.
 
     Raises:
-        ValueError: if a factor is negative, or all are 0.
+        ValueError: if a factor is negative or not finite, or all are 0.
+        TypeError: if one is no number.
     """
 
     contrastive: float = 1.0
@@ -48,7 +50,7 @@ class DistillationWeights:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if not value >= 0:
+            if check_finite(name, value) < 0:
                 raise ValueError(f"The weight `{name}` is {value}; it must be at least 0.")
         if not any(vars(self).values()):
             raise ValueError("All weights of the loss are 0, so nothing would be learnt; give one that is not.")

@@ -4,7 +4,6 @@
 Ayed 2024).
 """
 
-import math
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -29,7 +28,7 @@ from ..checkpoints.adapters import (
 )
 from ..checkpoints.adapters import load_adapter as load_adapter
 from ..checkpoints.adapters import merge_lora as merge_lora
-from ..model.checks_clip_hf import did_you_mean, type_of
+from ..model.checks_clip_hf import check_finite, check_whole, did_you_mean, type_of
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..model_card.card import is_hub_name
 from ..model_card.section_texts import public_name
@@ -90,14 +89,12 @@ class LoraOptions:
     rank_stabilised: bool = True
 
     def __post_init__(self):
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"`rank` is {self.rank!r}; it must be a whole number of at least 1.")
+        # Python's numbers, because peft writes them into JSON.
+        object.__setattr__(self, "rank", check_whole("rank", self.rank, 1))
         for name in ("alpha", "dropout"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"`{name}` is {value!r}, {type_of(value)}; it must be a number.")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"`alpha` is {self.alpha}; it must be finite and greater than 0.")
+            object.__setattr__(self, name, check_finite(name, getattr(self, name)))
+        if self.alpha <= 0:
+            raise ValueError(f"`alpha` is {self.alpha}; it must be greater than 0.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` is {self.dropout}; it must be at least 0 and less than 1.")
         listing = isinstance(self.modules, Collection) and not isinstance(self.modules, str)

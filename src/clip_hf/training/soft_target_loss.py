@@ -31,7 +31,7 @@ class SoftTargets:
         scale (`float` or `torch.Tensor` of one value): The multiplier of their products, finite and at least 0.
 
     Raises:
-        TypeError: if `images` or `texts` is no tensor, or `scale` no number.
+        TypeError: if `images` or `texts` is no tensor of floating-point numbers, or `scale` no number.
         ValueError: if their shapes differ or are not `(n, k)`, or `scale` is out of its range.
     """
 
@@ -43,6 +43,9 @@ class SoftTargets:
         for name in ("images", "texts"):
             if not isinstance(getattr(self, name), torch.Tensor):
                 raise TypeError(f"`{name}` of `SoftTargets` is {type_of(getattr(self, name))}; it must be a tensor.")
+            if not getattr(self, name).is_floating_point():
+                dtype = getattr(self, name).dtype
+                raise TypeError(f"`{name}` of `SoftTargets` is of {dtype}; it must be of floating-point numbers.")
         if self.images.ndim != 2 or self.images.shape != self.texts.shape:
             raise ValueError(
                 f"`images` of `SoftTargets` has the shape {tuple(self.images.shape)} and `texts` "

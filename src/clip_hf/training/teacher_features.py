@@ -25,6 +25,7 @@ from ..data import ImageTextDataset
 from ..data.collator import ImageTextCollator
 from ..embedding.encoding_options import EncodingOptions
 from ..embedding.feature_store import FeatureFolder, FeatureIdentity
+from ..model.checks_clip_hf import check_whole
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..utils.atomic import replaced_file
@@ -237,8 +238,7 @@ def store_features(
         ValueError: if an option is wrong, or the folder holds other features.
         OSError: if it cannot be written.
     """
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise ValueError(f"`draws` is {draws!r}; it must be a whole number of at least 1.")
+    draws = check_whole("draws", draws, 1)
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
     folder, encoding = Path(folder), encoding or EncodingOptions()
