@@ -296,7 +296,9 @@ def advise(
     elif not gained and not undecided:
         more = "more examples (--shots)" if options.shots is not None else "more data"
         other = "--method clap, which starts at the texts" if options.trains_towers else "--method lora"
-        advice.append(f"Keep the model as it was, or try {more}, better prompts (--templates), or, if untried, {other}.")
+        advice.append(
+            f"Keep the model as it was, or try {more}, better prompts (--templates), or, if untried, {other}."
+        )
     if lost and options.trains_towers:
         used = ", ".join(sorted({f"{one.settings['alpha']:g}" for one in seeds if "alpha from" in one.settings}))
         cure = f"a --wise below {used}" if used else "a smaller --wise"
