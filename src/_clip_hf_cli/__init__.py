@@ -65,6 +65,8 @@ _COMMANDS = {
     "env": (env, "print the machine, the versions, and what --dtype auto picks"),
 }
 
+_NEGATIVE_NUMBERS = re.compile(r"-\.?\d[\d.,:eE+-]*")
+
 
 class Parser(argparse.ArgumentParser):
     """argparse's, but an error names what was probably meant, and `--batch_size` and `--batch-size` are one option."""
@@ -75,9 +77,18 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(self._arguments, namespace)
 
     def _spell_options(self, arguments: Sequence[str]) -> list[str]:
-        """The arguments, with hyphens and underscores in the names of options as the parser has them."""
+        """The arguments, with hyphens and underscores in the names of options as the parser has them, and an option
+        joined with negative numbers such as `-0.5,1`, which argparse would take for another option.
+        """
         end = list(arguments).index("--") if "--" in arguments else len(arguments)
-        return [*map(self._spell_option, arguments[:end]), *arguments[end:]]
+        spelled: list[str] = []
+        for argument in map(self._spell_option, arguments[:end]):
+            action = self._option_string_actions.get(spelled[-1]) if spelled else None
+            if action is not None and action.nargs is None and _NEGATIVE_NUMBERS.fullmatch(argument):
+                spelled[-1] += f"={argument}" if spelled[-1].startswith("--") else argument
+            else:
+                spelled.append(argument)
+        return [*spelled, *arguments[end:]]
 
     def _spell_option(self, argument: str) -> str:
         name, equals, value = argument.partition("=")

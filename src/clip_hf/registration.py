@@ -21,6 +21,8 @@ from transformers import (
 )
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.image_classification import ImageClassificationPipeline
+from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
 from .checkpoints.saving import from_pretrained, processor_from_pretrained
@@ -33,7 +35,11 @@ from .model.modeling_clip_hf_base import ClipHFPreTrainedModel
 from .model.modeling_clip_hf_resnet import ClipHFResNetModel
 from .model.modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
 from .model.modeling_clip_hf_video import ClipHFForVideoClassification, ClipHFVideoModel
-from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
+from .model.pipeline_clip_hf import (
+    ClipHFImageClassificationPipeline,
+    ClipHFImageFeatureExtractionPipeline,
+    ClipHFZeroShotImageClassificationPipeline,
+)
 from .model.processing_clip_hf import ClipHFProcessor
 from .model.tokenization_clip_hf import ClipHFTokenizer
 from .model.video_pipeline_clip_hf import ClipHFZeroShotVideoClassificationPipeline
@@ -94,6 +100,30 @@ class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline)
         return pipeline_class(*args, **kwargs)
 
 
+class ImageClassificationDispatcher(ImageClassificationPipeline):
+    """The same for `pipeline("image-classification")`."""
+
+    def __new__(cls, *args, **kwargs):
+        return _class_for(args, kwargs, ClipHFImageClassificationPipeline, ImageClassificationPipeline)(
+            *args, **kwargs
+        )
+
+
+class ImageFeatureExtractionDispatcher(ImageFeatureExtractionPipeline):
+    """The same for `pipeline("image-feature-extraction")`."""
+
+    def __new__(cls, *args, **kwargs):
+        ours, stock = ClipHFImageFeatureExtractionPipeline, ImageFeatureExtractionPipeline
+        return _class_for(args, kwargs, ours, stock)(*args, **kwargs)
+
+
+def _class_for(args: tuple, kwargs: dict, ours: type, stock: type) -> type:
+    """`ours` for our models of pictures, also those of a repo's own code; else `stock`."""
+    model = kwargs["model"] if "model" in kwargs else args[0]
+    types = [config.model_type for config in (ClipHFConfig, ClipHFViTConfig, ClipHFResNetConfig)]
+    return ours if getattr(model.config, "model_type", None) in types else stock
+
+
 def _raise_why_there_is_none(model, name: str, auto_class) -> None:
     """Raise what `pipeline` would have raised for a tokenizer or image processor that it could not load."""
     if model.name_or_path:
@@ -131,6 +161,8 @@ def register() -> None:
     # prefer the repo's own code to the installed one when given `trust_remote_code=True`, unlike other Auto classes.
     AutoTokenizer.register(ClipHFTextConfig, tokenizer_class=ClipHFTokenizer, exist_ok=True)
     PIPELINE_REGISTRY.supported_tasks[_TASK]["impl"] = ZeroShotImageClassificationDispatcher
+    PIPELINE_REGISTRY.supported_tasks["image-classification"]["impl"] = ImageClassificationDispatcher
+    PIPELINE_REGISTRY.supported_tasks["image-feature-extraction"]["impl"] = ImageFeatureExtractionDispatcher
     # Not through `register_pipeline`, which makes `save_pretrained` write into the model's configuration.
     PIPELINE_REGISTRY.supported_tasks[_VIDEO_TASK] = {
         "impl": ClipHFZeroShotVideoClassificationPipeline,

@@ -106,6 +106,7 @@ def test_models_of_other_formats(tmp_path, tiny_processor):
     ("options", "error", "message"),
     [
         ({"context_length": 24}, ValueError, "`context_length` is 24, and the model has 24 positions already"),
+        ({"context_length": 8193}, ValueError, "`context_length` is 8193; it must be at most 8192"),
         ({"context_length": 30, "keep": 23}, ValueError, "`keep` is 23; it must be from 0 to 22"),
         ({"context_length": np.int64(3)}, ValueError, "`context_length` is 3"),
         ({"keep": -1}, ValueError, "`keep` is -1; it must be from 0 to 22"),

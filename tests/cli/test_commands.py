@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -148,6 +149,37 @@ def test_options_may_have_hyphens_or_underscores(name, monkeypatch):
         assert all(options == asked[0] for options in asked)
         assert getattr(asked[0], action.dest) != action.default
         asked.clear()
+
+
+@pytest.mark.parametrize("alphas", ["-0.5,0.5", "-1:1:0.5", "-.5", "-1e-3"])
+@pytest.mark.parametrize("option", ["--alpha", "--alpha="])
+def test_negative_numbers_with_commas_are_no_options(option, alphas, monkeypatch):
+    found = []
+    monkeypatch.setattr("clip_hf.cli.interpolate.run", lambda options: found.append(options) or 0)
+    line = ["interpolate", "a", "b", *([option, alphas] if option == "--alpha" else [option + alphas]), "-o", "new"]
+    assert main(line) == 0 and found[0].alpha == alphas and found[0].output_dir == "new"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "interpolate a b --alpha 0.5 -o",
+        "soup a b --method uniform -o",
+        "stretch a -o",
+        "convert a",
+        "export a",
+        "evaluate a --data digits --output-dir",
+        "compare a b --output-dir",
+        "adapt a digits -o",
+        "train examples/recipes/demo.yaml --output_dir",
+    ],
+)
+def test_an_output_below_a_file_is_refused_before_any_work(line, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "below" / "x"
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert main([*line.split(), str(folder)]) == 1
+    assert f"{folder} cannot be written: {tmp_path / 'file'} is a file" in capsys.readouterr().err
 
 
 def test_what_follows_two_hyphens_is_no_option():

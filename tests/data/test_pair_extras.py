@@ -12,7 +12,7 @@ import torch
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.data import ImageTextCollator, ImageTextDataset, PairLoader, PairOptions, SkippedRow, load_pairs
 from clip_hf.data.pair_extras import PairExtras
-from clip_hf.data.texts import stable_id
+from clip_hf.data.texts import DrawnText, stable_id
 from pair_data import caption_of, encoded, flat, image_of, rows_of
 
 
@@ -241,3 +241,16 @@ def test_a_trainer_of_transformers_is_told_that_it_takes_no_such_batch(processor
     pairs = ImageTextDataset(data_of(rows_with_extras()), processor.image_processor, PairOptions(**COLUMNS))
     with pytest.raises(ValueError, match="`return_loss` is for `transformers.Trainer`"):
         ImageTextCollator(processor, return_loss=True)([pairs[0], pairs[1]])
+
+
+def test_whole_floats_are_classes_because_pandas_makes_them_of_numbers_with_gaps():
+    extras = PairExtras(PairOptions(label_column="labels"))
+    drawn = DrawnText("{}", {}, ())
+    ids = [
+        extras.read({"labels": value}, "row 1", drawn, 0)["label_ids"] for value in (1.0, 1, [1.0, "2"], ["1", "2"])
+    ]
+    assert ids[0] == ids[1] == [stable_id("class", "1")] and ids[2] == ids[3]
+    problem = extras.find_problem({"labels": 1.5}, "row 1")
+    assert problem.kind == "label unusable" and "has the labels 1.5; they must be" in problem.message
+    assert "or a class (a text or a whole number)" in problem.message
+    assert extras.find_problem({"labels": float("nan")}, "row 1").kind == "label missing"

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import Trainer, TrainingArguments, pipeline
 
-from clip_hf import ClipHFConfig, ClipHFForImageClassification, ClipHFModel
+from clip_hf import ClipHFConfig, ClipHFForImageClassification, ClipHFImageProcessor, ClipHFModel
 from clip_hf.evaluation import HEAD_METHODS, fit_head
 from tiny_models import IMAGE_SIZE, make_tiny_model, tiny_config
 from without_clip_hf import run_without_clip_hf
@@ -86,7 +86,7 @@ from PIL import Image
 from transformers import pipeline
 
 classify = pipeline("image-classification", model=repo, trust_remote_code=True, device="cpu")
-assert is_remote(classify.model)
+assert is_remote(classify.model) and is_remote(classify)
 json.dump(classify(Image.open(f"{folder}/image.png")), open(f"{folder}/result.json", "w"))
 """
 
@@ -106,6 +106,28 @@ def test_a_pipeline_here_and_without_clip_hf(tiny_processor, tmp_path):
     assert [row["label"] for row in found] == [row["label"] for row in expected]
     assert [row["score"] for row in found] == pytest.approx([row["score"] for row in expected], abs=1e-5)
     assert json.loads((tmp_path / "repo" / "config.json").read_text())["num_cache_keys"] == 6
+
+
+@pytest.mark.parametrize("task", ["image-classification", "image-feature-extraction"])
+def test_stock_pipelines_read_16_bits_as_our_processor_does(task, tmp_path):
+    Image.fromarray((np.arange(64 * 64).reshape(64, 64) * 16).astype(np.uint16)).save(tmp_path / "deep.png")
+    clip = make_tiny_model("vit")
+    model = ClipHFForImageClassification.from_text_classifier(clip, torch.eye(3, clip.config.projection_dim), LABELS)
+    (model if task == "image-classification" else clip.vision_model).save_pretrained(tmp_path / "repo")
+    processor = ClipHFImageProcessor(size=64, crop_size=64, high_bit_depth="scale")
+    processor.save_pretrained(tmp_path / "repo")
+    pipe = pipeline(task, model=str(tmp_path / "repo"), device="cpu")
+    expected = processor(tmp_path / "deep.png", return_tensors="pt")["pixel_values"]
+    assert torch.equal(pipe.preprocess(str(tmp_path / "deep.png"))["pixel_values"], expected)
+    found = pipe([str(tmp_path / "deep.png")] * 2)
+    assert len(found) == 2 and expected.std() > 0.3  # not white
+    with torch.no_grad():
+        output = pipe.model(pixel_values=expected)
+    if task == "image-classification":
+        best = max(found[0], key=lambda row: row["score"])
+        assert best["label"] == LABELS[int(output.logits.argmax())]
+    else:
+        np.testing.assert_allclose(found[0], output.last_hidden_state.numpy(), atol=1e-5)
 
 
 def test_a_whole_clip_loads_with_a_new_classifier(tmp_path):

@@ -4,6 +4,7 @@
 
 import collections
 import json
+import logging
 
 import datasets
 import numpy as np
@@ -196,11 +197,13 @@ def test_stock_models_need_what_they_needed(stock_repo, tmp_path, images):  # no
         (lambda folder: folder / "siglip", ValueError, "type 'siglip', which is not a CLIP"),
     ],
 )
-def test_what_is_no_clip(tiny_processor, tmp_path, make, error, message):
+def test_what_is_no_clip(tiny_processor, tmp_path, caplog, monkeypatch, make, error, message):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     ClipHFForImageClassification(make_tiny_model("vit").config).save_pretrained(tmp_path / "classifier")
     tiny_siglip().save_pretrained(tmp_path / "siglip")
     with pytest.raises(error, match=message):
         clip_hf.pipeline(make(tmp_path), tiny_processor)
+    assert "LOAD REPORT" not in caplog.text
 
 
 def test_options_of_others_may_be_unset(pipe, images):

@@ -65,7 +65,7 @@ MUTATIONS = [
     Mutation(
         "changed content is used",
         "embedding/feature_store.py",
-        'if metadata.get("digest") != _digest(features):',
+        'if metadata.get("digest") != _digest(arrays):',
         "if False:",
         "embedding/test_bulk_encoding.py -m 'not slow'",
     ),

@@ -158,7 +158,24 @@ def test_what_is_no_folder_of_features(tiny_data, tiny_processor, teachers, tmp_
     with pytest.raises(ValueError, match=r"is no manifest of teacher features \(version 1\)"):
         StoredFeatures(stored, pairs, tiny_processor.image_processor)
     (stored / teacher_features.MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("damage", ["cut", "features", "checksums"])
+def test_damaged_parts_are_refused_before_the_training_and_computed_again(
+    damage, stored, tiny_data, tiny_processor, teachers
+):
     (part,) = stored.rglob("part-*.safetensors")
-    part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(ValueError, match="is damaged .* compute it again by"):
-        read(stored, pairs, tiny_processor)[0, 0]
+    whole = part.read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    begin, end = json.loads(whole[8 : 8 + header])[damage if damage != "cut" else "features"]["data_offsets"]
+    place = 8 + header + (begin + end) // 2
+    flipped = whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :]
+    part.write_bytes(whole[:-100] if damage == "cut" else flipped)
+    pairs = pairs_of(tiny_data, tiny_processor)
+    reason = "it cannot be read" if damage == "cut" else "its content has changed"
+    with pytest.raises(ValueError, match=f"{part.name} is damaged: {reason}.* Go on with `clip-hf embed"):
+        StoredFeatures(stored, pairs, tiny_processor.image_processor)
+    with pytest.warns(UserWarning, match=f"{part.name} is encoded again: {reason}"):
+        again = store_features(stored, pairs, tiny_processor, teachers, draws=2, dtype="float32", encoding=QUIET)
+    assert again == 1
+    StoredFeatures(stored, pairs, tiny_processor.image_processor)

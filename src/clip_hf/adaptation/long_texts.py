@@ -15,6 +15,10 @@ from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
 
 
+MAX_CONTEXT = 8192
+"""Tokens of the longest text that a model is stretched for: a hundred times CLIP's 77."""
+
+
 def stretch_positions(positions: torch.Tensor, context_length: int, keep: int) -> torch.Tensor:
     """Stretch learned positions (length, hidden_size) to (context_length, hidden_size), Long-CLIP's way.
 
@@ -52,8 +56,8 @@ def stretch_context(
         A new model and a new processor, which cuts texts at the new length; saved, they load as any CLIP.
 
     Raises:
-        ValueError: if the new length is not greater than the model's, `keep` is not from 0 to the model's length less
-            2, or the model is none of ours.
+        ValueError: if the new length is not greater than the model's or is above 8192, `keep` is not from 0 to the
+            model's length less 2, or the model is none of ours.
         TypeError: if a number is no integer, the model has no text tower, a model in memory comes without its
             processor, or that is none.
     """
@@ -61,6 +65,8 @@ def stretch_context(
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"`{name}` is {value!r}; it must be an integer.")
     context_length, keep = int(context_length), int(keep)  # not NumPy's, which a config.json cannot hold
+    if context_length > MAX_CONTEXT:
+        raise ValueError(f"`context_length` is {context_length}; it must be at most {MAX_CONTEXT}.")
     if not isinstance(model, nn.Module | str | os.PathLike):
         raise TypeError(f"`model` is {type_of(model)}; it must be a CLIP or where it is.")
     if processor is not None and not hasattr(processor, "tokenizer"):

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from ..model.checks_clip_hf import no_such
 from ..utils.atomic import clear_leftovers, replaced_file, replaced_folder
+from ..utils.output_folders import check_writable
 from .checkpoint import Checkpoint
 from .format_table import FORMAT_TABLE, FORMATS
 from .openai_names import is_float32_in_mixed_precision, weight_table
@@ -31,6 +32,7 @@ def check_destination(path: Path, format: str, tower: str | None, overwrite: boo
 
     Raises:
         FileExistsError: if something is at `path` and `overwrite` is off.
+        OSError: if it cannot be written.
         ValueError: if the format is not known, has no single towers, or has files of another name.
     """
     if format not in FORMATS:
@@ -42,6 +44,7 @@ def check_destination(path: Path, format: str, tower: str | None, overwrite: boo
         raise ValueError(no_such("tower", tower, TOWERS))
     if FORMAT_TABLE[format].config_name is None and path.suffix in (".bin", ".safetensors"):
         raise ValueError(f"{path}: OpenAI's format is a TorchScript archive; give a path that ends in .pt.")
+    check_writable(path, path.parent)
     clear_leftovers(path)
     if os.path.lexists(path):
         _check_what_is_there(path, format, overwrite)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..evaluation import fit_scaling
 from ..evaluation.comparison import ENDINGS, compare_results, load_results
+from ..utils.output_folders import check_writable
 from ..utils.terminal_tables import wrap_lines
 from ..utils.wording import counted, safe_name
 from .evaluate import evaluate
@@ -25,6 +26,7 @@ def run(options: argparse.Namespace) -> int:
     if options.compute:
         fit_scaling(options.compute, [0.5] * len(options.compute))  # of a bad amount, raises now
     output_dir = Path(options.output_dir)
+    check_writable(output_dir, output_dir)
     folders = [_folder_of(model, place, options, output_dir) for place, model in enumerate(options.models)]
     if not options.overwrite:
         _check_nothing_is_there(output_dir, folders, options)

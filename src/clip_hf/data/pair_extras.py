@@ -79,8 +79,10 @@ class PairExtras:
         else:
             width, labels = 0, _class_ids(value)
         if labels is None:
-            needed = "a list of finite numbers that are not all 0, a class, or a list of classes"
-            kind = "label missing" if value is None or value == [] else "label unusable"
+            needed = "a list of finite numbers that are not all 0, or a class (a text or a whole number), or several"
+            # pandas makes a NaN of an empty field.
+            is_missing = value is None or value == [] or (isinstance(value, float) and math.isnan(value))
+            kind = "label missing" if is_missing else "label unusable"
             message = f"{where.capitalize()} has the labels {value!r:.80}; they must be {needed}."
             return SkippedRow(kind, where, message)
         if not self._labels_known:
@@ -120,6 +122,8 @@ def _vector(value: list) -> np.ndarray | None:
 
 def _class_ids(value: Any) -> list[int] | None:
     classes = value if isinstance(value, list) else [value]
+    # pandas makes floats of whole numbers where one is missing.
+    classes = [int(each) if isinstance(each, float) and each.is_integer() else each for each in classes]
     names = [str(each).strip() for each in classes if isinstance(each, str | int) and not isinstance(each, bool)]
     if not names or len(names) < len(classes) or not all(names):
         return None

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,35 +97,42 @@ class FeatureFolder:
 
     def write(self, part: int, features: np.ndarray, **more: np.ndarray) -> None:
         """Write a part (rows, dim), and more arrays of its rows by name. The file appears when it is complete."""
-        features = np.ascontiguousarray(features, dtype=self.dtype)
-        metadata = {"key": self.identity.key, "part": str(part), "digest": _digest(features)}
+        arrays = {"features": np.ascontiguousarray(features, dtype=self.dtype), **more}
+        metadata = {"key": self.identity.key, "part": str(part), "digest": _digest(arrays)}
         with replaced_file(self.file(part)) as temporary:
             with usual_mode(temporary):
-                save_file({"features": features, **more}, temporary, metadata=metadata)
+                save_file(arrays, temporary, metadata=metadata)
 
     def read(self, part: int) -> np.ndarray | None:
         """A part (rows, dim); None if it is not there, or damaged, with a warning."""
-        path = self.file(part)
-        if not path.is_file():
+        if not self.file(part).is_file():
             return None
         try:
-            with safe_open(path, framework="numpy") as file:
-                metadata, features = file.metadata() or {}, file.get_tensor("features")
-        except (SafetensorError, OSError, ValueError) as error:
-            return _not_usable(path, f"it cannot be read: {error}")
+            return self.read_checked(part)
+        except ValueError as error:
+            warnings.warn(f"{self.file(part)} is encoded again: {error}.", stacklevel=2)
+            return None
+
+    def read_checked(self, part: int) -> np.ndarray:
+        """A part (rows, dim); ValueError with the reason if its file is damaged, or of another folder or part."""
+        try:
+            with safe_open(self.file(part), framework="numpy") as file:
+                metadata, arrays = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+            features = arrays["features"]
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise ValueError(f"it cannot be read: {error}") from error
         rows = len(self.ranges[part])
         if features.ndim != 2 or len(features) != rows or features.dtype != self.dtype:
-            return _not_usable(path, f"it has shape {features.shape} and dtype {features.dtype}, not {rows} rows")
+            raise ValueError(f"it has shape {features.shape} and dtype {features.dtype}, not {rows} rows")
         if metadata.get("key") != self.identity.key or metadata.get("part") != str(part):
-            return _not_usable(path, "it is of another cache, or another part of this one")
-        if metadata.get("digest") != _digest(features):
-            return _not_usable(path, "its content has changed")
+            raise ValueError("it is of another cache, or another part of this one")
+        if metadata.get("digest") != _digest(arrays):
+            raise ValueError("its content has changed")
         return features
 
 
-def _not_usable(path: Path, reason: str) -> None:
-    warnings.warn(f"{path} is encoded again: {reason}.", stacklevel=3)
-
-
-def _digest(features: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(features), digest_size=16).hexdigest()
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays, key=lambda name: (name != "features", name)):
+        digest.update(np.ascontiguousarray(arrays[name]))
+    return digest.hexdigest()

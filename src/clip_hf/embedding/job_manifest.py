@@ -17,6 +17,7 @@ from ..model.image_reading_clip_hf import URL_SCHEMES
 from ..utils.atomic import replaced_file
 from ..utils.dtypes import AUTO
 from ..utils.fingerprints import package_version
+from ..utils.output_folders import check_writable
 from .destination_errors import NO_LOCKS, naming_destination
 from .dual_encoder import DualEncoder
 from .job_options import EmbeddingOptions
@@ -41,6 +42,7 @@ def check_destination(folder: Path, source: Any) -> None:
             )
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; the destination must be a folder.")
+    check_writable(folder, folder)
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
         if os.path.join(os.path.realpath(folder), "").startswith(os.path.join(os.path.realpath(source), "")):
             raise ValueError(

@@ -17,6 +17,7 @@ from ..embedding.dual_encoder import DualEncoder
 from ..embedding.load_encoder import load_dual_encoder, sampling_of
 from ..embedding.video_encoder import ClipSampling, VideoEncoder
 from ..utils.atomic import replaced_file
+from ..utils.output_folders import check_writable
 from ..utils.wording import markdown_table
 from .comparison import models_in
 from .tasks.adapter_heads import AdapterTask
@@ -66,7 +67,7 @@ class SuiteOptions(TaskSettings):
 
     Raises:
         ValueError: if a task is unknown or named twice, there are no data, or as [`TaskSettings`] does.
-        NotADirectoryError: if `output_dir` is a file.
+        OSError: if `output_dir` cannot be written, such as NotADirectoryError if it is a file.
     """
 
     tasks: Sequence[str]
@@ -90,6 +91,7 @@ class SuiteOptions(TaskSettings):
             raise ValueError(f"`tasks` names something twice: {', '.join(self.tasks)}.")
         if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
             raise NotADirectoryError(f"{self.output_dir} is a file; give a folder for the results (--output-dir).")
+        check_writable(self.output_dir, self.output_dir)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from ..checkpoints.dual_models import load_dual_model
 from ..utils.atomic import clear_leftovers, replaced_folder
 from ..utils.extras import require_extra
 from ..utils.fingerprints import package_version, weights_digest
+from ..utils.output_folders import check_writable
 from .export_card import write_export_card
 from .exported_folder import RECORD, TOWERS, tower_file, write_record
 from .exported_model import ClipHFExportedConfig, ClipHFExportedModel
@@ -132,8 +133,10 @@ def check_destination(folder: str | os.PathLike) -> None:
     """
     Raises:
         FileExistsError: if there is something at `folder` that is no export and no empty folder.
+        OSError: if it cannot be written.
     """
     path = Path(folder)
+    check_writable(path, path.parent)
     clear_leftovers(path)
     if path.exists() and not (path / RECORD).is_file() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is no export: it is not replaced. Name another folder.")

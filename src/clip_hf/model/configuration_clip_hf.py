@@ -541,8 +541,12 @@ class ClipHFConfig(_ClipHFBaseConfig):
         Empty where this library is imported: the pipeline is registered then, and the field would make transformers
         ask for `trust_remote_code` all the same.
         """
-        whole_model = self._whole_model.rpartition(".")[2]
-        if not type(self).__module__.startswith("transformers_modules.") or self.architectures != [whole_model]:
+        if not type(self).__module__.startswith("transformers_modules."):
+            return {}
+        if self.architectures == ["ClipHFForImageClassification"]:
+            impl = "pipeline_clip_hf.ClipHFImageClassificationPipeline"
+            return {"image-classification": {"impl": impl, "pt": ["AutoModelForImageClassification"]}}
+        if self.architectures != [self._whole_model.rpartition(".")[2]]:
             return {}
         return {self._task: {"impl": self._pipeline, "pt": [self._auto_classes[-1]]}}
 

@@ -169,6 +169,8 @@ class ClipHFModel(ClipHFPreTrainedModel):
             task = {"ForImageClassification": "image", "ForVideoClassification": "video"}.get(name[-22:])
             if task is not None and missing:
                 source = self.config.name_or_path
+                for keys in (loading_info.missing_keys, loading_info.unexpected_keys):
+                    keys.clear()  # transformers would print them before this error
                 raise ValueError(
                     f"{source} is a classifier with a fixed set of classes ({name}), not a CLIP with an image and a "
                     f"text tower: it lacks {len(missing)} weights, such as {missing[0]}. It cannot compare images "

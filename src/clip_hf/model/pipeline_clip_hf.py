@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Zero-shot image classification as a transformers pipeline."""
+"""Zero-shot image classification as a transformers pipeline, and pipelines of one tower that read files as it does."""
 
 import os
 import threading
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers.pipelines.image_classification import ImageClassificationPipeline
+from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
 from .checks_clip_hf import unknown_option
@@ -346,6 +348,26 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             described = repr(image) if isinstance(image, (str, os.PathLike)) else type(image).__name__
             cause = str(cause).removeprefix(f"{str(image)[:200]}: ")  # a URL is named already
             raise ValueError(f"{which} ({described[:200]}) cannot be read: {cause}") from error
+
+
+class _ReadsFiles:
+    """Pictures come as they are to the image processor, whose reader knows 16 bits, limits and damaged files."""
+
+    def preprocess(self, image: Any, timeout: float | None = None, **options) -> dict[str, torch.Tensor]:
+        """Pixels of one image, (1, channels, height, width) in the model's dtype."""
+        if not opens_files(self.image_processor):  # another class's
+            return super().preprocess(image, timeout=timeout, **options)
+        options["image_limits"] = _check_limits(options.get("image_limits", DEFAULT_LIMITS), timeout)
+        pixel_values = self.image_processor(images=[image], return_tensors="pt", **options)["pixel_values"]
+        return {"pixel_values": pixel_values.to(self.dtype)}
+
+
+class ClipHFImageClassificationPipeline(_ReadsFiles, ImageClassificationPipeline):
+    """`pipeline("image-classification")` for [`ClipHFForImageClassification`]: the stock one, with our reader."""
+
+
+class ClipHFImageFeatureExtractionPipeline(_ReadsFiles, ImageFeatureExtractionPipeline):
+    """`pipeline("image-feature-extraction")` for our vision towers: the stock one, with our reader."""
 
 
 class _Results:

@@ -130,8 +130,8 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
 class StoredFeatures:
     """Teachers' features on disk, of the items of one training; an [`ItemFeatures`].
 
-    Parts are mapped into memory, and only the rows that are needed are read. Each is checked by the checksum of the
-    crop and text that it is of.
+    All parts are checked first, by their digests; then they are mapped into memory, and only the rows that are needed
+    are read. Each is checked by the checksum of the crop and text that it is of.
 
     Args:
         folder (`str` or `os.PathLike`): What [`store_features`] wrote.
@@ -140,7 +140,7 @@ class StoredFeatures:
         records (`Sequence[TeacherRecord]`, *optional*): The teachers that are wanted; by default those of the folder.
 
     Raises:
-        ValueError: if there are no features, they are of other items or teachers, or some are missing.
+        ValueError: if there are no features, they are of other items or teachers, or some are missing or damaged.
     """
 
     def __init__(
@@ -172,6 +172,11 @@ class StoredFeatures:
                 f"{len(missing):,} of {len(self._parts.ranges):,} parts of the teacher features in {self.folder} are "
                 f"missing: go on with {_EMBED}, which computes only these."
             )
+        for number in range(len(self._parts.ranges)):
+            try:
+                self._parts.read_checked(number)
+            except ValueError as error:
+                raise self._damaged(number, error) from error
         self._files: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -193,15 +198,19 @@ class StoredFeatures:
             features = file.get_slice("features")[start : start + 1]
             checksum = int(file.get_slice("checksums")[start : start + 1][0])
         except (SafetensorError, OSError, KeyError, IndexError) as error:
-            raise ValueError(
-                f"{self._parts.file(number)} is damaged ({error}): remove it, and compute it again by {_EMBED}."
-            ) from error
+            raise self._damaged(number, error) from error
         if checksum != _checksum(item):
             raise ValueError(
                 f"The teacher features of row {row} (draw {draw}) in {self.folder} are of another crop or text: the "
                 f"images have changed, or another version of Pillow reads them. Compute the features anew by {_EMBED}."
             )
         return features[0]
+
+    def _damaged(self, number: int, reason: Exception) -> ValueError:
+        return ValueError(
+            f"{self._parts.file(number)} is damaged: {reason}. Go on with {_EMBED}, which computes only "
+            "what is missing or damaged."
+        )
 
 
 def store_features(

@@ -11,8 +11,22 @@ from pathlib import Path
 from .atomic import clear_leftovers, remove_folder, set_aside, take_over
 
 
+def check_writable(path: str | os.PathLike, into: str | os.PathLike) -> None:
+    """Raise an `OSError` that names `path` if `into`, where it is to be written, is no folder and cannot become one,
+    or may not be written; call it before anything else.
+    """
+    folder = Path(os.path.abspath(into))
+    place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not place.is_dir():
+        kind = "a link to nothing" if place.is_symlink() and not place.exists() else "a file"
+        raise NotADirectoryError(f"{path} cannot be written: {place} is {kind}, not a folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: {place} is not writable for this user.")
+
+
 def check_output_folder(folder: Path, overwrite: bool, what: str, is_own: Callable[[Path], bool], ways: str) -> None:
-    """Raise a `ValueError` if a job may not write into a folder; call it before anything else.
+    """Raise a `ValueError` if a job may not write into a folder, and an `OSError` if it cannot; call it before
+    anything else.
 
     Args:
         folder (`Path`): The job's `output_dir`. It may be missing or empty.
@@ -24,9 +38,11 @@ def check_output_folder(folder: Path, overwrite: bool, what: str, is_own: Callab
     if not folder.exists():
         clear_leftovers(folder)  # a killed process may have set one aside, and not begun another
     if not folder.exists():
+        check_writable(folder, folder)
         return
     if not folder.is_dir():
         raise ValueError(f"`output_dir` {folder} is a file; name a folder.")
+    check_writable(folder, folder)
     if not any(folder.iterdir()):
         return
     if not overwrite:
