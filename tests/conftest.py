@@ -48,6 +48,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def unsynced_disk() -> Iterator[None]:
+    """Nothing written has to outlast a power cut, and waiting for the disk is most of the time of a small commit.
+
+    Tests of when it is synced put a function of their own in this one's place.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def fresh_accelerate() -> Iterator[None]:
     """Accelerate's settings, which belong to the whole program, go with the test."""
