@@ -39,6 +39,18 @@ def pytest_runtest_setup(item) -> None:
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is `slow_but_for` some cases, mark the others slow.
+
+    A case is named by its whole id, or by words of it between hyphens.
+    """
+    for item in items:
+        for marker in item.iter_markers("slow_but_for"):
+            if not any(f"-{case}-" in f"-{item.callspec.id}-" for case in marker.args):
+                item.add_marker("slow")
+
+
 def pytest_collection_finish() -> None:
     """What all tests and modules are made of is no garbage: each collection would look through it again, for a second.
 
@@ -46,6 +58,17 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unsynced_disk() -> Iterator[None]:
+    """Nothing written has to outlast a power cut, and waiting for the disk is most of the time of a small commit.
+
+    Tests of when it is synced put a function of their own in this one's place.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ Imports are read with `ast`, nothing is imported.
 """
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ def python_files(folder: Path) -> list[Path]:
 
 def own_imports(path: Path, package: str) -> list[Import]:
     """The imports of our own package in a file, wherever they stand in it."""
+    return _own_imports(path.read_text(encoding="utf-8"), package)
+
+
+@functools.cache  # many rules ask for the same files
+def _own_imports(text: str, package: str) -> list[Import]:
     imports: list[Import] = []
 
     def visit(node: ast.AST, in_function: bool) -> None:
@@ -52,7 +58,7 @@ def own_imports(path: Path, package: str) -> list[Import]:
         for child in ast.iter_child_nodes(node):
             visit(child, inside)
 
-    visit(ast.parse(path.read_text(encoding="utf-8")), False)
+    visit(ast.parse(text), False)
     return sorted(imports, key=lambda item: item.line)
 
 

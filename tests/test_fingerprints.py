@@ -94,6 +94,7 @@ def test_copies_are_whole(tokenizer):
         assert Hasher.hash(twin) == Hasher.hash(tokenizer)
 
 
+@pytest.mark.slow_but_for("vit")
 @pytest.mark.parametrize(
     "kind", ["processor", "image_processor", "model", "tower", "pipeline", "collator", "reader", "options", "encoder"]
 )

@@ -283,13 +283,15 @@ def check_import_effects(package_folder: Path) -> list[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         inside_functions = {id(node) for _, function in functions(tree) for node in ast.walk(function)}
         for node in ast.walk(tree):
-            source = ast.unparse(node)
+            # Only what can be one of them is unparsed, and of a call what is called: of all nodes it takes long.
             if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+                source = ast.unparse(node)
                 sets = source.startswith(("os.environ[", "environ["))
+            elif isinstance(node, ast.Call):
+                source = f"{ast.unparse(node.func)}("
+                sets = bool(re.match(r"(os\.)?(environ\.(setdefault|update|pop|clear)|putenv|unsetenv)\(", source))
             else:
-                sets = isinstance(node, ast.Call) and bool(
-                    re.match(r"(os\.)?(environ\.(setdefault|update|pop|clear)|putenv|unsetenv)\(", source)
-                )
+                continue
             silences = isinstance(node, ast.Call) and source.startswith(
                 ("warnings.filterwarnings(", "warnings.simplefilter(", "filterwarnings(", "simplefilter(")
             )

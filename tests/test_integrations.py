@@ -85,6 +85,7 @@ class TestPeft:
         "tokens": TrainableTokensConfig(target_modules=["token_embedding"], token_indices=[5, 599]),
     }
 
+    @pytest.mark.slow_but_for("vit", "resnet-features")
     @pytest.mark.parametrize("case", CASES)
     def test_whatever_is_adapted_trains_is_saved_and_merges(self, case, repo, batch, tmp_path):
         config = self.CASES[case]
@@ -198,6 +199,7 @@ def trainer_for(model, collate, folder, rows, **arguments):
     return Trainer(model, arguments, collate, train_dataset=data, eval_dataset=data)
 
 
+@pytest.mark.slow_but_for("vit")
 def test_trainer_trains_evaluates_and_saves(repo, tiny_processor, images, tmp_path):
     def collate(rows):
         texts, pictures = [row["caption"] for row in rows], [row["image"] for row in rows]
@@ -215,6 +217,7 @@ def test_trainer_trains_evaluates_and_saves(repo, tiny_processor, images, tmp_pa
         assert torch.equal(saved.state_dict()[name], value), name
 
 
+@pytest.mark.slow_but_for("vit")
 def test_trainer_averages_accumulated_batches(tower, tiny_processor, images, tmp_path):
     def collate(rows):
         inputs = tiny_processor(images=[row["image"] for row in rows], return_tensors="pt")

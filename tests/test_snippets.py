@@ -7,6 +7,7 @@ one runs the commands in a shell, with their launchers. Trainings are of one ste
 that is checked as far as it can be.
 """
 
+import ast
 import contextlib
 import doctest
 import importlib
@@ -59,6 +60,9 @@ SERVED = ("docs/howto/serve.md",)
 # How a command begins -> why only the slow test runs it.
 ONLY_SLOW = {
     "clip-hf adapt outputs/demo/vit/last digits --shots 16 --seeds 3": "three trainings of a hundred steps",
+    "clip-hf adapt outputs/demo/vit/last digits --shots 16 --method clap": "tests/adaptation adapts so",
+    "clip-hf evaluate openai/clip-vit-base-patch32 --tasks zero_shot linear_probe --data food101": "101 classes",
+    "clip-hf train examples/recipes/pretrain_rn50.yaml": "a large ResNet, built and written",
     "clip-hf embed openai/clip-vit-base-patch32 my_images embedded_by_ray": "starts a cluster",
     "clip-hf classify examples/pictures --model outputs/demo/vit/last --runtime onnx": "exports first",
     "clip-hf export outputs/demo/vit/last vit-openvino": "exports, which tests/export does",
@@ -68,17 +72,29 @@ ONLY_SLOW = {
 }
 # Pages whose Python and commands take longest: many models, exports and trainings, which other tests run too.
 SLOW_PAGES = (
+    "docs/adapt/distillation.md",
     "docs/adapt/frozen_features.md",
+    "docs/adapt/low_rank.md",
+    "docs/adapt/soft_targets.md",
+    "docs/adapt/weights_in_between.md",
     "docs/evaluation/few_shot.md",
+    "docs/evaluation/index.md",
     "docs/evaluation/linear_probe.md",
+    "docs/evaluation/retrieval.md",
     "docs/evaluation/video.md",
+    "docs/evaluation/zero_shot.md",
     "docs/howto/clusters.md",
+    "docs/howto/curation.md",
+    "docs/howto/embed.md",
+    "docs/howto/evaluate_any_model.md",
     "docs/howto/export.md",
     "docs/howto/fast_inference.md",
     "docs/howto/pictures.md",
     "docs/howto/search.md",
     "docs/howto/tag.md",
     "docs/howto/train.md",
+    "docs/howto/video_search.md",
+    "docs/howto/video_training.md",
     "examples/README.md",
 )
 # A block that is no program -> the test that holds it.
@@ -143,6 +159,14 @@ def test_a_page_runs(page, world, tmp_path, monkeypatch, undrawn_plots):
     world.enter(PAGES[page], tmp_path)
     monkeypatch.chdir(tmp_path)
     run_page(page, run_here, {**NOT_RUN, **ONLY_SLOW})
+
+
+@pytest.mark.parametrize("page", [page for page in SLOW_PAGES if page in runnable("python")])
+def test_what_a_slow_page_imports_is_there(page):
+    for block in BLOCKS[page]:
+        for node in ast.walk(ast.parse(block.text)) if block.kind == "python" else ():
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                exec(compile(ast.Module([node], []), page, "exec"), {})
 
 
 @pytest.mark.slow
@@ -363,8 +387,12 @@ DOCSTRINGS = {
 }
 
 
-# It exports a model, which tests/export does.
-SLOW_DOCSTRINGS = ("src/clip_hf/export/exporting.py",)
+# They export, train or fit for seconds, which tests of their own do.
+SLOW_DOCSTRINGS = (
+    "src/clip_hf/adaptation/adapting.py",  # trains
+    "src/clip_hf/evaluation/tasks/adapter_heads.py",  # fits heads to five draws of four sizes
+    "src/clip_hf/export/exporting.py",
+)
 
 
 @pytest.mark.parametrize(

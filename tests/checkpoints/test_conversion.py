@@ -76,6 +76,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.slow_but_for("clip_hf")
 @pytest.mark.parametrize(("tower", "source", "to"), PAIRS)
 def test_from_every_format_to_every_format(sources, source_models, tower, source, to, options, tmp_path):
     path = destination(tmp_path, to)

@@ -90,6 +90,7 @@ def with_option(tower: str, part: str, **options) -> dict:
 # --------------------------------------------------------------------------------------------------------- round trips
 
 
+@pytest.mark.slow_but_for("vit")
 @pytest.mark.parametrize("precision", ["float32", "float16", "mixed", "bfloat16"])
 def test_folders_go_back_bit_for_bit(tower, weights, source_model, precision, tiny_tokenizer, tmp_path):
     weights = in_precision(weights, precision)
@@ -108,6 +109,7 @@ def test_folders_go_back_bit_for_bit(tower, weights, source_model, precision, ti
 NAMES = ["open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.pth"]
 
 
+@pytest.mark.slow_but_for("vit")
 @pytest.mark.parametrize("name", [*NAMES, "model.safetensors"])
 @pytest.mark.parametrize("as_file", [False, True], ids=["folder", "file"])
 def test_weights_of_every_name_load(tower, weights, source_model, name, as_file, tiny_tokenizer, tmp_path):
@@ -170,6 +172,7 @@ def test_pixels_are_prepared_as_the_folder_says(folder):
     assert dict(image_processor.size) == {"shortest_edge": 64}
 
 
+@pytest.mark.slow_but_for("vit")
 @pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
 @pytest.mark.parametrize("custom_text", [False, True], ids=["plain", "custom text"])
 def test_training_checkpoints_load(tower, weights, source_model, wrapper, custom_text, merges, tmp_path):

@@ -89,6 +89,7 @@ def test_names_shapes_and_layouts_of_a_resnet(source_models, tmp_path):
 # --------------------------------------------------------------------------------------------------------- round trips
 
 
+@pytest.mark.slow_but_for("vit", "resnet-float32")
 @pytest.mark.parametrize("precision", ["float32", "float16", "mixed", "bfloat16"])
 def test_state_dicts_go_back_bit_for_bit(weights, source_model, precision, merges, tmp_path):
     weights = in_precision(weights, precision)
@@ -132,6 +133,7 @@ def test_the_model_does_not_depend_on_the_file(weights, merges, tmp_path):
     assert_same_features(features(model), before)
 
 
+@pytest.mark.slow_but_for("vit", "resnet-auto")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, "bfloat16", "auto"])
 def test_load_converts(weights, dtype, merges, tmp_path):
     path = save(tmp_path / "theirs.pt", in_precision(weights, "float16"))

@@ -21,6 +21,7 @@ def openai_file(tower, tmp_path):
     return model, tmp_path / "model.pt"
 
 
+@pytest.mark.slow_but_for("vit")
 def test_a_file_of_openais(openai_file, images):
     model, path = openai_file
     loaded, processor = checkpoints.load(path)

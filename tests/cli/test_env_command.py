@@ -99,6 +99,7 @@ def test_an_accelerator_is_named(processor, monkeypatch):
     assert facts["dtype_auto"]["cuda"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_it_needs_no_extra():
     """No optional package is imported."""
     code = """

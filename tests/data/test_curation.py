@@ -227,6 +227,7 @@ def clustered(seed: int = 0, rows: int = 300, dim: int = 16) -> np.ndarray:
     return ((centres[generator.integers(0, 25, rows)] + noise) * lengths).astype(np.float32)
 
 
+@pytest.mark.slow_but_for("1-0.5", "7", "64")
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 0.97])
 @pytest.mark.parametrize("chunk_size", [1, 7, 64, 1000])
 def test_deduplicate_agrees_with_the_plain_reference(threshold, chunk_size):

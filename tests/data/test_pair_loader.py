@@ -55,6 +55,7 @@ def assert_equal(batches: list[dict], expected: list[dict]) -> None:
             assert torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
 
 
+@pytest.mark.slow_but_for("False-1-0", "False-2-0", "True-1-0", "True-2-2")
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("streaming", [False, True])

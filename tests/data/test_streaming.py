@@ -49,6 +49,7 @@ def batches_of(data, processor, options: PairOptions | None = None, **arguments)
 # --------------------------------------------------------------------------------------------------------------- order
 
 
+@pytest.mark.slow_but_for("0", "2-2-2")
 @pytest.mark.parametrize("num_shards", [1, 2, 4])
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 0), (2, 0), (4, 0), (1, 2), (2, 2)])
 def test_each_row_comes_once_in_a_pass_over_all_processes_and_workers(num_shards, world_size, num_workers, processor):

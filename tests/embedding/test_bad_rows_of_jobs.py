@@ -160,6 +160,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow_but_for("move")
 @pytest.mark.parametrize("step", ["write", "move"])
 def test_a_crash_in_a_retry_loses_no_part(step, encoder, damaged, tmp_path, monkeypatch):
     """Die before every file of the new parts is written or moved: the old part or the new one is there at the end."""

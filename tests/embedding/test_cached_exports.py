@@ -103,6 +103,7 @@ def _replace_by_file(folder: Path) -> None:
     folder.write_text("what is this?")
 
 
+@pytest.mark.slow_but_for("<lambda>0", "<lambda>3", "<lambda>6")
 @pytest.mark.parametrize(
     "damage",
     [

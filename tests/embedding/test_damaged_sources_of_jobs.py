@@ -31,6 +31,7 @@ def tars(tmp_path) -> Path:
     return tmp_path / "tars"
 
 
+@pytest.mark.slow_but_for("0", "8")
 @pytest.mark.parametrize("sample", [0, 5, 8, 16])
 def test_a_tar_that_breaks_off_is_no_whole_tar(sample, encoder, tars, tmp_path):
     """Its last part is not written; the other tars are embedded all the same."""

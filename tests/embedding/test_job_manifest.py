@@ -388,6 +388,7 @@ def test_a_file_system_without_locks_needs_shares(number, encoder, photos, tmp_p
     assert files_in(tmp_path / "out") == plain
 
 
+@pytest.mark.slow_but_for("122", "13")
 @pytest.mark.parametrize(
     "number, message",
     [

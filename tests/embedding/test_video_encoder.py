@@ -73,6 +73,7 @@ def plain_features(inner, film, num_frames: int, num_views: int = 1, projected: 
     return unit(mean) if projected else mean
 
 
+@pytest.mark.slow_but_for("4", "1", "3")
 @pytest.mark.parametrize("projected", [True, False])
 @pytest.mark.parametrize(("num_frames", "num_views"), [(4, 1), (1, 1), (3, 2), (17, 5)])
 def test_features_are_the_mean_of_frames_and_views(inner, films, num_frames, num_views, projected):

@@ -172,6 +172,7 @@ def test_films_where_images_are_meant_and_the_reverse(load, folder, tmp_path):
         load(given)
 
 
+@pytest.mark.slow_but_for("LSTM")
 @pytest.mark.parametrize("head", ["meanP", "LSTM"])
 def test_a_video_model_takes_its_own_frames(head, folder, tiny_processor, tmp_path):
     model = ClipHFVideoModel.from_clip(make_tiny_model("vit"), temporal_head=head, num_frames=4)

@@ -28,6 +28,7 @@ def half_by_default() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow_but_for("vit", "resnet-onnx")
 @torch.no_grad()
 def test_features_are_those_of_pytorch(tower, tiny_model, runtime, exported_folder, pixel_values, text_inputs):
     exported = ClipHFExportedModel.from_pretrained(exported_folder(tower, runtime))

@@ -67,6 +67,7 @@ def test_an_array_is_a_classifier_and_what_is_none_is_refused(clip):
             ClipHFForImageClassification.from_feature_head(*wrong, LABELS)
 
 
+@pytest.mark.slow_but_for("vit", "resnet-tip")
 @pytest.mark.parametrize("method", HEAD_METHODS)
 def test_a_fitted_head_as_a_model_is_the_head(clip, method, tmp_path):
     head = fit(clip, method)
@@ -91,6 +92,7 @@ json.dump(classify(Image.open(f"{folder}/image.png")), open(f"{folder}/result.js
 """
 
 
+@pytest.mark.slow
 def test_a_pipeline_here_and_without_clip_hf(tiny_processor, tmp_path):
     clip = make_tiny_model("vit")
     model = ClipHFForImageClassification.from_feature_head(clip, fit(clip.double(), "tip"), LABELS).float()

@@ -362,6 +362,7 @@ def example(method: str, batch: int, length: int) -> dict[str, torch.Tensor]:
 
 
 # Either vision tower; the text towers are the same.
+@pytest.mark.slow_but_for("vit-forward-sdpa", "encode_text-eager", "get_text_features-sdpa", "resnet-encode_image")
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize(
     ("tower", "method"),

@@ -143,6 +143,7 @@ json.dump(result, open(f"{folder}/result.json", "w"))
 """
 
 
+@pytest.mark.slow
 def test_other_models_name_their_own_class(tmp_path):
     expected = {}
     for auto_class, make in OTHER_MODELS.items():
@@ -182,6 +183,7 @@ json.dump([classes, scores], open(f"{folder}/result.json", "w"))
 """
 
 
+@pytest.mark.slow
 def test_a_repo_of_the_hub_loads_without_clip_hf(tiny_processor, images, tmp_path):
     """Hub repos take other ways through transformers than folders; here from the cache of what was downloaded."""
     repo = save_repo(make_tiny_model("resnet"), tiny_processor, tmp_path, images[0])

@@ -49,6 +49,7 @@ json.dump(result, open(f"{folder}/result.json", "w"))
 """
 
 
+@pytest.mark.slow
 def test_a_video_models_repo_loads_without_clip_hf(tiny_processor, tmp_path):
     model = ClipHFVideoModel.from_clip(make_tiny_model("vit"), "LSTM", num_frames=3)
     for parameter in model.temporal_parameters():

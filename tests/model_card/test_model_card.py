@@ -270,6 +270,7 @@ def test_the_code_on_the_card_runs(saved, capsys):
     assert capsys.readouterr().out.count("a palace") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", ["resnet"], indirect=True)
 def test_the_code_without_clip_hf_runs_without_it(saved, tmp_path):
     assert "import clip_hf" not in saved[1]

@@ -39,9 +39,10 @@ def hard_case(kind: str, seed: int) -> tuple[list[SegmentInMemory], np.ndarray, 
     return segments, normalise_rows(queries), min(int(rng.integers(1, 401)), count), keep
 
 
+@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 100), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_hundred_hard_indexes_of_each_kind_are_searched_exactly(kind, small_limits):
-    for seed in range(100):
+def test_a_hundred_hard_indexes_of_each_kind_are_searched_exactly(kind, seeds, small_limits):
+    for seed in seeds:
         segments, queries, k, keep = hard_case(kind, seed)
         scores, places = scan_exactly(segments, queries, k, keep)
         found_scores, found_places, _ = scan_with_codes(segments, queries, k, keep)

@@ -276,6 +276,7 @@ def test_frames_without_numbers_leave_a_film_out(refresh, films, encoder, monkey
 # -------------------------------------------------------------------------------------------------- crashes and others
 
 
+@pytest.mark.slow_but_for("1", "4")
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_after_a_crash_the_next_run_goes_on_within_the_film(refresh, encoder, tmp_path, monkeypatch, count):
     """A commit for each batch of four frames; the model dies at batch `count`."""

@@ -88,6 +88,7 @@ def run_and_die_at(step: int, work: Callable[[], None]) -> bool:
     return code == 0
 
 
+@pytest.mark.slow_but_for("add", "change")
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_writer_that_dies_leaves_the_index_before_or_after_the_commit(tmp_path, folder, name, monkeypatch):
     if name == "merge":

@@ -75,12 +75,14 @@ def test_a_folder_that_is_swapped_all_the_time_can_be_read(index):
     swapper = threading.Thread(target=swap)
     swapper.start()
     end = time.monotonic() + 2
-    while time.monotonic() < end:
-        opened = EmbeddingIndex.open(index.folder)
-        scores, _ = opened.search(VECTORS[3] * opened.description["s"], 1)
-        faults += [scores] if scores[0] < 0.999 else []
-    stop.set()
-    swapper.join()
+    try:
+        while time.monotonic() < end:
+            opened = EmbeddingIndex.open(index.folder)
+            scores, _ = opened.search(VECTORS[3] * opened.description["s"], 1)
+            faults += [scores] if scores[0] < 0.999 else []
+    finally:
+        stop.set()
+        swapper.join()
     assert not faults
 
 
@@ -99,14 +101,16 @@ def test_threads_share_an_object_that_changes(index):
     threads = [threading.Thread(target=read) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for number in range(8):
-        index.add(VECTORS[20:])
-        index.remove(index.ids()[20:])
-        if number % 3 == 2:
-            index.compact()
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for number in range(8):
+            index.add(VECTORS[20:])
+            index.remove(index.ids()[20:])
+            if number % 3 == 2:
+                index.compact()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert faults == []
 
 

@@ -98,6 +98,7 @@ class Machine:
         self.step(self.copy)(old, new)
 
 
+@pytest.mark.slow_but_for("on one file system")
 @pytest.mark.parametrize("links", ["all", "on one file system", "none"])
 @pytest.mark.parametrize("begun", ["move", "undo"])
 @pytest.mark.parametrize("ended", ["move", "undo"])

@@ -76,6 +76,7 @@ def test_stored_and_running_teachers_give_equal_losses(options_of, features, tea
     assert {tuple(value.shape) for value in shared["loss"].values()} == {(16, 128), (16,)}
 
 
+@pytest.mark.slow_but_for("stored")
 @pytest.mark.parametrize("kind", ["live", "stored"])
 def test_a_resumed_training_is_the_same_to_the_last_bit(kind, options_of, features, tmp_path):
     more = ["--teacher_features", str(features), "--teachers", "none"] if kind == "stored" else []

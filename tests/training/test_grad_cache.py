@@ -71,6 +71,7 @@ def assert_same_gradients(actual, expected, tolerance):
         assert (actual[name] - value).abs().max() <= tolerance * largest, name
 
 
+@pytest.mark.slow_but_for("1", "3", "100")
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 8, 100])
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
 def test_gradients_are_those_of_the_whole_batch(tower, chunk_size):

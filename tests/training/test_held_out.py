@@ -148,6 +148,7 @@ def captioned(rows: int = 23) -> datasets.Dataset:
     return pairs_of([[f"{word} {index}", f"the {word} of {index}"] for index, word in enumerate(words)])
 
 
+@pytest.mark.slow_but_for("vit")
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
 def test_metrics_are_those_of_a_plain_computation(tower, tiny_processor, monkeypatch):
     model, data = make_tiny_model(tower).train(), captioned()

@@ -33,6 +33,7 @@ def held_out(tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow_but_for("vit")
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
 def test_the_last_figures_of_the_log_are_those_of_evaluate(tower, held_out, recipe_of, tmp_path):
     recipe = recipe_of(tower, epochs=3, eval_dataset=held_out, eval_with_train_captions=False)

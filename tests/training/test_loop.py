@@ -91,6 +91,7 @@ def test_two_steps_leave_a_model_that_loads(tower, recipe_of, tmp_path):
     assert again == options_for(recipe_of(tower), tmp_path / "out", "--max_steps", "2")
 
 
+@pytest.mark.slow_but_for("softmax")
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_training_learns_the_pairs(loss, recipe_of, tmp_path):
     recipe = recipe_of("vit", epochs=60, learning_rate=5e-3, weight_decay=0.0, loss=loss)

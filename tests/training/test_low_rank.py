@@ -117,6 +117,7 @@ LOADERS = {
 }
 
 
+@pytest.mark.slow_but_for("vit")
 def test_adapters_load_everywhere(adapted, pixel_values, text_inputs, images):
     base, folder, model = adapted
     expected = cosines(model, pixel_values, text_inputs)
@@ -259,6 +260,7 @@ def test_after_a_failed_load_the_model_is_as_it_was(adapted, misfit):
     woken(model, MODULES["vit"][:1])  # it takes an adapter
 
 
+@pytest.mark.slow_but_for("vit")
 def test_an_adapter_knows_its_base_in_each_dtype(adapted, caplog):
     base, folder, _ = adapted
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):

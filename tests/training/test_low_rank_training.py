@@ -58,6 +58,7 @@ def features(model, pixel_values, text_inputs) -> torch.Tensor:
     return torch.cat([model.encode_image(pixel_values), model.encode_text(**text_inputs)])
 
 
+@pytest.mark.slow_but_for("vit")
 def test_what_is_trained_and_saved(tower, options_of, pixel_values, text_inputs, capsys):
     options = options_of("out", tower)
     log = train(options)
@@ -88,6 +89,7 @@ def test_what_is_trained_and_saved(tower, options_of, pixel_values, text_inputs,
         assert line in card
 
 
+@pytest.mark.slow_but_for("vit")
 def test_a_stopped_training_resumes_to_the_last_bit(tower, options_of):
     whole = options_of("whole", tower)
     log = train(whole)
@@ -118,6 +120,7 @@ def test_chunks_make_the_update_of_the_whole_batch(options_of):
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_adapters_learn_from_teachers(options_of):
     options = options_of("out", "vit", crop_scale=[], save_every=0)
     before = train(options)

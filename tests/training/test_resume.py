@@ -122,6 +122,7 @@ MORE = {
 }
 
 
+@pytest.mark.slow_but_for("map-style")
 @pytest.mark.parametrize("mode", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
 def test_a_killed_training_goes_on_to_the_last_bit(mode, options_of, tmp_path, monkeypatch, capsys):
     changes = {**QUICK, **MORE}[mode]
@@ -172,6 +173,7 @@ def test_a_longer_training_is_said_to_have_another_schedule(options_of, tmp_path
     assert [entry["step"] for entry in log if "loss" in entry] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow_but_for("manifest.json")
 @pytest.mark.parametrize("name", ["accelerate/model.safetensors", "shared.pt", "manifest.json"])
 def test_a_damaged_checkpoint_is_passed_over(name, options_of, tmp_path, monkeypatch, capsys):
     whole = train(options_of("whole"))
@@ -218,6 +220,7 @@ OTHER = [
 ]
 
 
+@pytest.mark.slow_but_for("first0", "first4", "first5", "first6")
 @pytest.mark.parametrize(("first", "then", "message"), OTHER)
 def test_another_training_is_not_resumed(first, then, message, options_of, tmp_path):
     train(options_of("out", **{**first, "max_steps": 3}))

@@ -68,6 +68,7 @@ def options_of(recipe_of, folder, output_dir, kind: str, *more: str) -> Training
     return parse_options([str(recipe), "--output_dir", str(output_dir), *more])
 
 
+@pytest.mark.slow_but_for("soft_labels-True", "negatives-False", "short-True")
 @pytest.mark.parametrize(
     ("kind", "streaming"),
     [("soft_labels", False), ("soft_labels", True), ("soft_texts", True), ("negatives", False), ("short", True)]
@@ -83,6 +84,7 @@ def test_a_training_learns_from_them(kind, streaming, recipe_of, folder, tmp_pat
     assert (tmp_path / "out" / "last" / "model.safetensors").exists()
 
 
+@pytest.mark.slow_but_for("softmax")
 @pytest.mark.parametrize("kind", [loss for loss in LOSSES if loss != "classes"])
 def test_every_loss_goes_with_teachers_running_and_stored(kind, recipe_of, folder, tmp_path):
     more = ["--max_steps", "1", "--teachers", str(folder / "other"), "--resize_for_teachers"]

@@ -48,11 +48,42 @@ def test_only_regular_files_are_read(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="The recipe is a folder, pipe or device"):
         read_json(tmp_path, what="The recipe")
     os.mkfifo(tmp_path / "pipe")
-    monkeypatch.setattr(Path, "read_text", lambda *args, **kwargs: pytest.fail("this would wait for ever"))
-    with pytest.raises(OSError, match="is a folder, pipe or device"):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="is a folder, pipe or device"):
+        patch.setattr(Path, "open", lambda *args, **kwargs: pytest.fail("this would wait for ever"))
         read_text(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is a pipe or device; only regular files"):
         check_regular(tmp_path / "pipe")
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file", tmp_path / "missing"):
         check_regular(path)
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_file_that_goes_while_it_is_read_is_not_there(is_seen, tmp_path, monkeypatch):
+    """As in a folder that another one takes the place of: after the one question about it, or before the answer."""
+    path = tmp_path / "file.json"
+    path.write_text("[1]")
+    questions, stat = [], os.stat
+
+    def stat_and_go(asked_of, *args, **kwargs):
+        if os.fspath(asked_of) == str(path):
+            questions.append(asked_of)
+            if is_seen:
+                found = stat(asked_of, *args, **kwargs)
+                path.unlink(missing_ok=True)
+                return found
+            path.unlink(missing_ok=True)
+        return stat(asked_of, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stat_and_go)
+    with pytest.raises(FileNotFoundError, match="The recipe is not there. Check its path"):
+        read_json(path, what="The recipe")
+    path.write_text("[1]")
+    check_regular(path)
+    assert len(questions) == 2
+
+
+def test_any_ends_of_lines_are_read(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_bytes(b"a\r\nb\rc\n")
+    assert read_text(path) == path.read_text() == "a\nb\nc\n"

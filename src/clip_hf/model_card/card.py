@@ -7,6 +7,7 @@ hash of the section, so that an edit by hand is seen. A comment at the end of th
 generated, so that a deletion is seen, too.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import jinja2
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
@@ -162,6 +164,12 @@ class ModelCardDetails:
 # ------------------------------------------------------------------------------------------------------------- making
 
 
+@functools.cache
+def _template() -> jinja2.Template:
+    """Compiled once, because that takes as long as all else about a card."""
+    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"))
+
+
 def create_model_card(
     config: ClipHFConfig,
     model_id: str | None,
@@ -196,9 +204,8 @@ def create_model_card(
     metadata, details = _metadata(name, tower, details, is_video, classes is not None), _public(details)
     training = training_section(details.source, details.base_model, details.datasets, details.training)
     vision, text = config.vision_config, config.text_config
-    card = ModelCard.from_template(
-        metadata,
-        template_path=str(TEMPLATE),
+    content = _template().render(
+        card_data=metadata.to_yaml(),
         title=one_line(details.title or name.rpartition("/")[2]),
         config=config,
         vision=vision,
@@ -220,6 +227,7 @@ def create_model_card(
         limitations=without_comments(details.limitations or "").strip(),
         licence=licence_section(ModelCardData(license=details.license)),
     )
+    card = ModelCard(content)
     body = replace_sections(card.text.strip("\n"), lambda section: _section(section.name, section.body))
     generated = {key: value for key, value in card.data.to_dict().items() if key != "model-index"}
     if details.eval_results:

@@ -4,6 +4,7 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from ..model.checks_clip_hf import type_of, with_article
 
 def check_regular(path: str | os.PathLike) -> None:
     """Raise a `ValueError` for a pipe or device, which may block for ever."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+    mode = _mode(path)
+    if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise ValueError(f"{path} is a pipe or device; only regular files are read.")
 
 
@@ -24,17 +26,33 @@ def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int |
         ValueError: if it has more than `max_bytes` or is not UTF-8.
     """
     path, what = Path(path), what or str(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{what} is not there. Check its path; it is taken from the folder {os.getcwd()}.")
-    if not path.is_file():
+    absent = FileNotFoundError(f"{what} is not there. Check its path; it is taken from the folder {os.getcwd()}.")
+    mode = _mode(path)
+    if mode is None:
+        raise absent
+    if not stat.S_ISREG(mode):
         raise OSError(f"{what} is a folder, pipe or device, not a file.")
-    if max_bytes is not None and path.stat().st_size > max_bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(-1 if max_bytes is None else max_bytes + 1)
+    except FileNotFoundError:  # gone since
+        raise absent from None
+    if max_bytes is not None and len(content) > max_bytes:
         raise ValueError(f"{what} has more than {max_bytes:,} bytes; only small files are read here.")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         reason = f"{error.reason} at byte {error.start}"
         raise ValueError(f"{what} is not UTF-8: {reason}. Save it with the encoding UTF-8.") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # as reading text does
+
+
+def _mode(path: str | os.PathLike) -> int | None:
+    """What a path is, None if it is not there; asked once, because it may be gone at a second question."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
+        return None
 
 
 def read_json(

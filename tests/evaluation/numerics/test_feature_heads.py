@@ -48,6 +48,7 @@ def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
 TEST = draw(100, 99)
 
 
+@pytest.mark.slow_but_for("1", "8-tip_f", "8-probe")
 @pytest.mark.parametrize("method", HEAD_METHODS)
 @pytest.mark.parametrize("shots", [1, 8])
 def test_heads_learn_and_repeat(method, shots):

@@ -260,6 +260,7 @@ def test_adaptation_needs_the_same_data():
 # --------------------------------------------------------------------------------------------------------------- files
 
 
+@pytest.mark.slow_but_for("1", "2")
 @pytest.mark.parametrize("number", [1, 2, 5, 6])
 def test_results_are_saved(tmp_path, number):
     accuracies = dict(list({**CLIP, "youtube_bb": 0.9}.items())[: number + 1])
