@@ -63,8 +63,8 @@ class TrainingSize:
 def size_training(method: str, examples: int, width: int, given: Mapping[str, Any] | None = None) -> TrainingSize:
     """Size a training to its examples.
 
-    - *Steps*: 20 passes, but at least 400 and at most 20,000 updates. CLIP-LoRA's 500 for each shot are for a GPU; with
-      100 the validation rows of scikit-learn's digits gained little.
+    - *Steps*: 20 passes, but at least 400 and at most 20,000 updates. CLIP-LoRA's 500 for each shot are for a GPU;
+      with 100 the validation rows of scikit-learn's digits gained little.
     - *Batch*: 32, as CLIP-LoRA; 256 where 20 passes are more than 10,000 updates of 32.
     - *Learning rate*: the papers' for a ViT-B (2e-4 for LoRA, Zanella and Ben Ayed 2024; 1e-5 for all weights, Goyal
       et al. 2023), times 768 / width, because a narrower tower has larger weights.
