@@ -302,8 +302,8 @@ MUTATIONS = [
     Mutation(
         "damaged weights end in an error of safetensors",
         "model/modeling_clip_hf_base.py",
-        "except SafetensorError as error:",
-        "except ZeroDivisionError as error:",
+        "except SafetensorError as error:\n            raise OSError(",
+        "except ZeroDivisionError as error:\n            raise OSError(",
         "model/test_modeling_clip_hf.py -k cut_in_half",
     ),
     Mutation(

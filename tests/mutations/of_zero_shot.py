@@ -197,7 +197,7 @@ MUTATIONS = [
     ),
     Mutation(
         "True is a number of labels",
-        "model/label_scores_clip_hf.py",
+        "model/checks_clip_hf.py",
         "if isinstance(value, bool) or not isinstance(value, Integral) or value < least:",
         "if not isinstance(value, Integral) or value < least:",
         "model/test_pipeline_clip_hf.py -k bad_options",

@@ -163,6 +163,7 @@ def test_trainer_trains_a_model_of_peft(tower, tiny_data, tiny_processor, tmp_pa
     make_tiny_model(tower).save_pretrained(tmp_path / "base")
     config = LoraConfig(r=2, lora_alpha=1, use_rslora=True, target_modules=MODULES[tower])
     model = get_peft_model(ClipHFModel.from_pretrained(tmp_path / "base"), config)
+    model.base_model.model.freeze_batch_norm()  # an adapter's file has no statistics
     settings = {"max_steps": 2, "per_device_train_batch_size": 8, "save_steps": 1, "use_cpu": True}
     settings |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     arguments = TrainingArguments(str(tmp_path / "out"), remove_unused_columns=False, report_to="none", **settings)
@@ -182,11 +183,8 @@ def test_trainer_trains_a_model_of_peft(tower, tiny_data, tiny_processor, tmp_pa
     torch.testing.assert_close(features(loaded.eval(), pixel_values, text_inputs), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"mixed_precision": "bf16"}, pytest.param({"compile": True}, marks=pytest.mark.slow)]
-)
-def test_adapters_are_trained_in_half_precision_and_compiled(changes, tower, options_of, pixel_values, text_inputs):
-    options = options_of("out", tower, max_steps=2, save_every=0, gradient_checkpointing=False, **changes)
+def test_adapters_are_trained_in_half_precision(tower, options_of, pixel_values, text_inputs):
+    options = options_of("out", tower, max_steps=2, save_every=0, gradient_checkpointing=False, mixed_precision="bf16")
     losses = [entry["loss"] for entry in train(options) if "loss" in entry]
     assert len(losses) == 2 and all(0 < loss < 10 for loss in losses)
     last = Path(options.output_dir) / "last"
