@@ -62,7 +62,7 @@ ONLY_SLOW = {
     "clip-hf adapt outputs/demo/vit/last digits --shots 16 --seeds 3": "three trainings of a hundred steps",
     "clip-hf adapt outputs/demo/vit/last digits --shots 16 --method clap": "tests/adaptation adapts so",
     "clip-hf evaluate openai/clip-vit-base-patch32 --tasks zero_shot linear_probe --data food101": "101 classes",
-    "clip-hf train examples/recipes/pretrain_rn50.yaml": "a large ResNet, built and written",
+    "torchrun --nproc_per_node 2 -m clip_hf train examples/recipes/pretrain_rn50.yaml": "a large ResNet",
     "clip-hf embed openai/clip-vit-base-patch32 my_images embedded_by_ray": "starts a cluster",
     "clip-hf classify examples/pictures --model outputs/demo/vit/last --runtime onnx": "exports first",
     "clip-hf export outputs/demo/vit/last vit-openvino": "exports, which tests/export does",

@@ -165,22 +165,29 @@ JSON_FILES = [
     Mutation(
         "a folder counts as a pipe",
         "utils/json_files.py",
-        " and not os.path.isdir(path):",
+        " and not stat.S_ISDIR(mode):",
         ":",
         "utils/test_json_files.py",
     ),
     Mutation(
         "a file of just the allowed size is too large",
         "utils/json_files.py",
-        "path.stat().st_size > max_bytes",
-        "path.stat().st_size >= max_bytes",
+        "len(content) > max_bytes",
+        "len(content) >= max_bytes",
         "utils/test_json_files.py",
     ),
     Mutation(
         "a pipe is opened",
         "utils/json_files.py",
-        "if not path.is_file():",
-        "if path.is_dir():",
+        "if mode is not None and not stat.S_ISREG(mode):",
+        "if mode is not None and stat.S_ISDIR(mode):",
+        "utils/test_json_files.py",
+    ),
+    Mutation(
+        "a file is asked about twice",
+        "utils/json_files.py",
+        "if mode is not None and not stat.S_ISREG(mode):",
+        "if mode is not None and not path.is_file():",
         "utils/test_json_files.py",
     ),
     Mutation(
@@ -200,8 +207,8 @@ JSON_FILES = [
     Mutation(
         "bytes that are no UTF-8 are replaced",
         "utils/json_files.py",
-        'path.read_text(encoding="utf-8-sig")',
-        'path.read_text(encoding="utf-8-sig", errors="replace")',
+        'content.decode("utf-8-sig")',
+        'content.decode("utf-8-sig", errors="replace")',
         "utils/test_json_files.py",
     ),
     Mutation(

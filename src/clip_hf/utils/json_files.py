@@ -26,17 +26,17 @@ def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int |
         ValueError: if it has more than `max_bytes` or is not UTF-8.
     """
     path, what = Path(path), what or str(path)
-    absent = FileNotFoundError(f"{what} is not there. Check its path; it is taken from the folder {os.getcwd()}.")
     mode = _mode(path)
-    if mode is None:
-        raise absent
-    if not stat.S_ISREG(mode):
+    if mode is not None and not stat.S_ISREG(mode):
         raise OSError(f"{what} is a folder, pipe or device, not a file.")
     try:
-        with path.open("rb") as file:
+        if mode is None:
+            raise FileNotFoundError
+        with path.open("rb") as file:  # which may be gone since
             content = file.read(-1 if max_bytes is None else max_bytes + 1)
-    except FileNotFoundError:  # gone since
-        raise absent from None
+    except FileNotFoundError:
+        message = f"{what} is not there. Check its path; it is taken from the folder {os.getcwd()}."
+        raise FileNotFoundError(message) from None
     if max_bytes is not None and len(content) > max_bytes:
         raise ValueError(f"{what} has more than {max_bytes:,} bytes; only small files are read here.")
     try:
