@@ -9,8 +9,15 @@ MUTATIONS = [
     Mutation(
         "texts resampled on their own",
         "evaluation/tasks/retrieval.py",
-        "weights = np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)\n        for",
-        "weights = np.ones(num_images, np.int64)\n        for",
+        "_draw(generator, num_images))",
+        "np.ones(num_images, np.int64))",
+        "evaluation/tasks/test_retrieval.py -m 'not slow'",
+    ),
+    Mutation(
+        "images of one text drawn singly",
+        "evaluation/tasks/retrieval.py",
+        "if clusters is not None:",
+        "if False:",
         "evaluation/tasks/test_retrieval.py -m 'not slow'",
     ),
     Mutation(

@@ -100,8 +100,10 @@ MUTATIONS = [
     Mutation(
         "pixels keep their dtype",
         "model/pipeline_clip_hf.py",
-        'return {"pixel_values": pixel_values.to(self.dtype)}',
-        'return {"pixel_values": pixel_values}',
+        '(images=images, return_tensors="pt", **options)["pixel_values"]\n'
+        '        return {"pixel_values": pixel_values.to(self.dtype)}',
+        '(images=images, return_tensors="pt", **options)["pixel_values"]\n'
+        '        return {"pixel_values": pixel_values}',
         "model/test_pipeline_clip_hf.py -k 'test_dtypes'",
     ),
     Mutation(
