@@ -59,7 +59,7 @@ NOT_RUN = {
 SERVED = ("docs/howto/serve.md",)
 # How a command begins -> why only the slow test runs it.
 ONLY_SLOW = {
-    "clip-hf adapt outputs/demo/vit/last digits --shots 16 --seeds 3": "three trainings of a hundred steps",
+    "clip-hf adapt outputs/demo/vit/last digits --shots 16 --seeds 3": "three trainings of 400 steps",
     "clip-hf adapt outputs/demo/vit/last digits --shots 16 --method clap": "tests/adaptation adapts so",
     "clip-hf evaluate openai/clip-vit-base-patch32 --tasks zero_shot linear_probe --data food101": "101 classes",
     "torchrun --nproc_per_node 2 -m clip_hf train examples/recipes/pretrain_rn50.yaml": "a large ResNet",

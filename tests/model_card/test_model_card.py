@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_images
 
 from clip_hf import ARCHITECTURES, ClipHFConfig
 from clip_hf.model_card import ModelCardDetails, create_model_card, update_model_card, write_model_card
-from clip_hf.model_card.card import TEMPLATE
+from clip_hf.model_card.section_texts import TEMPLATE
 from tiny_models import CONTEXT_LENGTH, IMAGE_SIZE, make_tiny_model, tiny_config
 from without_clip_hf import run_without_clip_hf
 

@@ -7,7 +7,6 @@ hash of the section, so that an edit by hand is seen. A comment at the end of th
 generated, so that a deletion is seen, too.
 """
 
-import functools
 import hashlib
 import json
 import os
@@ -17,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import jinja2
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
@@ -40,6 +38,7 @@ from .section_texts import (
     HOME_FOLDER,
     NO_TRAINING,
     architecture_name,
+    card_template,
     class_names_of,
     enumeration,
     evaluation_section,
@@ -57,7 +56,6 @@ from .section_texts import (
 )
 
 
-TEMPLATE = Path(__file__).with_name("model_card_template.md.jinja")
 CARD_NAME = "README.md"
 # What stands for a model that has no name on the hub, and for a picture, in the card's code.
 _PLACEHOLDER = "path/to/this/folder"
@@ -164,12 +162,6 @@ class ModelCardDetails:
 # ------------------------------------------------------------------------------------------------------------- making
 
 
-@functools.cache
-def _template() -> jinja2.Template:
-    """Compiled once, because that takes as long as all else about a card."""
-    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"))
-
-
 def create_model_card(
     config: ClipHFConfig,
     model_id: str | None,
@@ -204,7 +196,7 @@ def create_model_card(
     metadata, details = _metadata(name, tower, details, is_video, classes is not None), _public(details)
     training = training_section(details.source, details.base_model, details.datasets, details.training)
     vision, text = config.vision_config, config.text_config
-    content = _template().render(
+    content = card_template().render(
         card_data=metadata.to_yaml(),
         title=one_line(details.title or name.rpartition("/")[2]),
         config=config,

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Text of the sections of a model card that depend on the origin of the weights."""
 
+import functools
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from PIL import Image
@@ -21,6 +23,7 @@ from ..model.prompts_clip_hf import PROMPT_SETS
 from ..utils.wording import INTERVAL
 
 
+TEMPLATE = Path(__file__).with_name("model_card_template.md.jinja")
 HOME_FOLDER = "home folder"
 """What [`public_name`] calls somebody's home folder, whose own name is a person's."""
 _HOMES = ("home", "users")
@@ -42,6 +45,12 @@ _NO_LICENCE = (
     "them."
 )
 _CODE_LICENCE = "The Python files saved with the model are clip_hf's, under Apache-2.0."
+
+
+@functools.cache
+def card_template() -> jinja2.Template:
+    """The card without its facts; compiled once, because that takes as long as all else about a card."""
+    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def architecture_name(config: ClipHFConfig) -> str | None:
