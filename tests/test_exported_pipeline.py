@@ -40,6 +40,7 @@ def assert_same(results: list, others: list) -> None:
     assert len({results[row][0]["score"] for row in range(len(results))}) > 1
 
 
+@pytest.mark.slow_but_for("vit")
 def test_ours_gives_the_scores_of_pytorch(tower, runtime, exported_folder, tiny_processor, images):
     ours = clip_hf.pipeline(make_tiny_model(tower), tiny_processor, device="cpu")
     exported = clip_hf.pipeline(exported_folder(tower, "onnx"), runtime=runtime)

@@ -92,6 +92,7 @@ def test_there_is_one_version():
     assert f'\n__version__ = "{VERSION}"' in Path(clip_hf.__file__).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_package_imports_from_a_plain_source_path():
     """As with PYTHONPATH=src, where no metadata of clip_hf is installed."""
     code = """

@@ -406,7 +406,7 @@ def test_legacy_onnx_export_of_texts_that_need_no_end():
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_exported_feature_maps_have_the_usual_order(strict):
     """ExecuTorch knows no other; outside of an export they are channels last on a CPU, which is faster."""
     program = torch.export.export(
