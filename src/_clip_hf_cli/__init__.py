@@ -176,8 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsers = {}
     for name, (module, purpose) in _COMMANDS.items():
         parsers[name] = commands.add_parser(name, help=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
-        special = name == "embed" and embed.is_for_training(arguments)
-        (embed.add_training_arguments if special else module.add_arguments)(parsers[name])
+        if [name] == arguments[:1]:  # the options of the others would take longer than all else here
+            special = name == "embed" and embed.is_for_training(arguments)
+            (embed.add_training_arguments if special else module.add_arguments)(parsers[name])
     if not arguments:
         parser.print_help()
         return 0
