@@ -12,7 +12,7 @@ and `--data`, `--methods` and `--shots` run parts. At the end stand the tables, 
 LoRA's training takes of memory beside one of all weights (a ViT-B/32 of random weights), and whether LoRA, CLAP or
 Tip-Adapter fell below zero-shot beyond noise at 16 shots.
 
-All of it takes about 25 minutes on two cores.
+All of it takes about an hour and a half on two cores; trainings of the towers are most of it.
 """
 
 import argparse
