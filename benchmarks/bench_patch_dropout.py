@@ -66,8 +66,7 @@ def train_side(name: str, seed: int, steps: int, folder: Path) -> tuple[float, f
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     arguments = [str(path), *RUNS[name], "--seed", str(seed), "--output_dir", str(folder / f"{name}-{seed}")]
-    arguments += ["--save_every", "0", "--eval_every", "1000"]
-    arguments += ["--max_steps", str(steps)]
+    arguments += ["--save_every", "0", "--eval_every", "1000", "--max_steps", str(steps)]
     started = time.perf_counter()
     log = train(parse_options(arguments))
     evaluations = [entry["zero_shot_top1"] for entry in log if "zero_shot_top1" in entry]

@@ -104,9 +104,8 @@ class ImageClassificationDispatcher(ImageClassificationPipeline):
     """The same for `pipeline("image-classification")`."""
 
     def __new__(cls, *args, **kwargs):
-        return _class_for(args, kwargs, ClipHFImageClassificationPipeline, ImageClassificationPipeline)(
-            *args, **kwargs
-        )
+        ours, stock = ClipHFImageClassificationPipeline, ImageClassificationPipeline
+        return _class_for(args, kwargs, ours, stock)(*args, **kwargs)
 
 
 class ImageFeatureExtractionDispatcher(ImageFeatureExtractionPipeline):

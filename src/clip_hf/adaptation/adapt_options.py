@@ -83,11 +83,11 @@ class AdaptOptions:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
         object.__setattr__(self, "seed", check_whole("seed", self.seed, 0))
-        for name in ("learning_rate", "horizontal_flip"):
-            if name != "learning_rate" or self.learning_rate is not None:
-                object.__setattr__(self, name, check_finite(name, getattr(self, name)))
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be greater than 0.")
+        object.__setattr__(self, "horizontal_flip", check_finite("horizontal_flip", self.horizontal_flip))
+        if self.learning_rate is not None:
+            object.__setattr__(self, "learning_rate", check_finite("learning_rate", self.learning_rate))
+            if self.learning_rate <= 0:
+                raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be greater than 0.")
         if self.crop_scale is not None:
             shares = tuple(check_finite("crop_scale", share) for share in self.crop_scale)
             object.__setattr__(self, "crop_scale", shares)
