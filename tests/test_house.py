@@ -73,6 +73,8 @@ FOLDERS = (
     "checkpoints",
     "export",
     "clip_hf",
+    "explain",
+    "guidance",
     "data",
     "evaluation.numerics",
     "metrics",
@@ -86,7 +88,7 @@ FOLDERS = (
     "serving",
     "cli",
 )
-MAX_FOLDERS = 20
+MAX_FOLDERS = 21
 # A new folder brings the arrows to what it builds on, and those of its users.
 MAX_ARROWS_PER_FOLDER = 4.0
 
