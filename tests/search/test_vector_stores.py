@@ -136,8 +136,7 @@ def remember_upserts(store: VectorStore, monkeypatch) -> list:
 # ------------------------------------------------------------------------------------------------------------- results
 
 
-@pytest.mark.slow_but_for("float32")
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.slow), "float32"])
 def test_results_are_the_indexs_with_ties_and_near_ties(store, tmp_path, dtype):
     vectors = random_rows(1500)
     rng = np.random.default_rng(1)
@@ -571,7 +570,6 @@ def check_whole_batches(postgres, index, url, table) -> None:
         check_same(index, store, random_rows(5), 20)
 
 
-@pytest.mark.slow
 def test_a_server_killed_in_a_batch_keeps_whole_batches(postgres, stalled_copy):
     child, *rest = stalled_copy(60)
     postgres.kill()
