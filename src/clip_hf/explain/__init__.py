@@ -2,4 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Where a CLIP looks, and what it sees at each place: relevance maps, dense features, text spans."""
 
-__all__: list[str] = []
+from .attention_twin import attention_twin
+from .image_maps import METHODS, default_method, image_maps
+
+
+__all__ = ["METHODS", "attention_twin", "default_method", "image_maps"]
