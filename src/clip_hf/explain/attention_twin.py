@@ -26,9 +26,7 @@ def check_explainable(model: nn.Module) -> ClipHFModel:
             "`ClipHFModel.from_pretrained(path)` reads every CLIP: ours, transformers', OpenAI's and open_clip's."
         )
     if plain.config.model_type != "clip_hf":
-        raise TypeError(
-            f"`model` is {type_of(plain)}, which takes films; explanations need a ClipHFModel of pictures."
-        )
+        raise TypeError(f"`model` is {type_of(plain)}, of films; explanations need a ClipHFModel of pictures.")
     if any(tensor.is_meta for tensor in plain.parameters()):
         raise ValueError("Some weights of `model` are offloaded; load it whole onto one device to explain it.")
     return plain

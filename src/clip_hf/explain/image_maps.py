@@ -219,9 +219,7 @@ def check_method(method: str | None, model: nn.Module) -> str:
 
 def _check_options(method: str, layers: str | int, window: int | None, stride: int | None) -> None:
     if layers != "all" and method not in _USES_LAYERS:
-        raise ValueError(
-            f"`layers` is {layers!r}, but {method} has no such choice; only {' and '.join(_USES_LAYERS)}."
-        )
+        raise ValueError(f"`layers` is {layers!r}, but {method} has no such choice; {' and '.join(_USES_LAYERS)} do.")
     if method != "occlusion" and not (window is stride is None):
         raise ValueError(f"`window` and `stride` belong to the method occlusion, not {method}.")
 
@@ -262,8 +260,8 @@ def image_maps(
             interpolated for other sizes than the tower's.
         text_embeds (`torch.Tensor` of shape `(texts, dim)`): L2-normalised, of `encode_text` or a text classifier.
         method (`str`, *optional*): One of `METHODS`; by default `"chefer"` for a ViT, `"grad_cam"` for a ResNet.
-        layers (`"all"`, `"last"` or `int`, *optional*, defaults to `"all"`): Which attention layers count in chefer and
-            rollout: so many of the last. The authors' code for CLIP defaults to the last.
+        layers (`"all"`, `"last"` or `int`, *optional*, defaults to `"all"`): Which attention layers count in chefer
+            and rollout: so many of the last. The authors' code for CLIP defaults to the last.
         window (`int`, *optional*): Occlusion: edge of the covered square in pixels; by default two cells of the grid.
         stride (`int`, *optional*): Occlusion: pixels between squares, and the edge of a cell of the map; by default a
             cell of the grid.
