@@ -195,9 +195,43 @@ def test_a_16_bit_picture_is_refused_as_the_pipeline_refuses_it(tiny_processor):
         explain_image(make_tiny_model("vit"), tiny_processor, deep, TEXTS)
 
 
-def test_other_sizes_than_the_crop(tiny_tokenizer, images):
-    """Without a crop, all of the picture is seen."""
+def test_what_a_vit_leaves_out_is_not_explained(tiny_tokenizer, images):
+    """Resized to 126 x 64 and not cropped: 7 patches of 16 pixels end at 112. The gradient shows what is seen."""
     processor = ClipHFProcessor(ClipHFImageProcessor(size=IMAGE_SIZE, do_center_crop=False), tiny_tokenizer)
-    result = explain_image(make_tiny_model("vit"), processor, images[2], TEXTS)
-    assert result.grid_maps.shape == (2, 4, 7) and result.seen_box == (0, 0, 200, 101)
-    assert np.isfinite(result.maps).all()
+    model = make_tiny_model("vit")
+    pixel_values = processor(images=images[2], return_tensors="pt").pixel_values.requires_grad_()
+    embeds = model.encode_image(pixel_values, interpolate_pos_encoding=True)
+    (slopes,) = torch.autograd.grad(embeds[0, 0], pixel_values)
+    assert int(slopes.abs().sum((0, 1, 2)).nonzero().max()) == 111 and pixel_values.shape[3] == 126
+    result = explain_image(model, processor, images[2], TEXTS)
+    assert result.grid_maps.shape == (2, 4, 7) and result.seen_box == (0, 0, round(200 * 112 / 126), 101)
+    assert np.isfinite(result.maps[..., :178]).all() and np.isnan(result.maps[..., 178:]).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "occlusion", "stride": 9}])
+def test_cells_that_do_not_fill_the_crop_lie_where_they_are(options, tower, tiny_tokenizer, images):
+    processor = ClipHFProcessor(ClipHFImageProcessor(size=IMAGE_SIZE, do_center_crop=False), tiny_tokenizer)
+    result = explain_image(make_tiny_model(tower), processor, images[2], TEXTS, **options)
+    cell = options.get("stride", {"vit": 16, "resnet": 32}[tower])
+    for column in range(112 // cell):
+        x, y = ((column + 0.5) * cell * 200 / 126, 0.5 * cell * 101 / 64)  # the picture is 200 x 101
+        expected = result.grid_maps[:, 0, column]
+        found = result.maps[:, int(y), int(x)]
+        # Half a pixel beside the centre at most, in both directions.
+        steps = (
+            np.abs(np.diff(result.maps[..., :177], axis=2)).max()
+            + np.abs(np.diff(result.maps[..., :177], axis=1)).max()
+        )
+        np.testing.assert_allclose(found, expected, atol=steps)
+    spread_over_all = read_picture(processor, images[2]).spread(result.grid_maps)
+    assert not np.allclose(spread_over_all[..., :177], result.maps[..., :177])
+
+
+def test_a_strip_whose_crop_lies_within_one_pixel():
+    processor = ClipHFImageProcessor(size=256, crop_size=224)
+    for length in (400, 401):
+        picture = read_picture(processor, Image.new("RGB", (1, length)))
+        left, top, right, bottom = picture.seen_box()
+        assert (left, right, bottom - top) == (0, 1, 1) and abs(top - length / 2) <= 1
+        maps = picture.spread(np.ones((1, 7, 7), np.float32))
+        assert np.isfinite(maps).sum() == 1
