@@ -5,8 +5,8 @@ The whole of CLIP in a few minutes on a laptop: `make demo`.
 
 The demo renders the OpenMoji dataset and trains a ResNet and a ViT CLIP on it from scratch. Then it classifies
 held-out drawings among the names of all drawings, with one prompt and with a prompt ensemble, through
-`pipeline("zero-shot-image-classification")`, and searches them by text. Models, accuracies and pictures stay in a
-folder.
+`pipeline("zero-shot-image-classification")`, searches them by text, and shows where each model looks. Models,
+accuracies and pictures stay in a folder.
 """
 
 import argparse
@@ -31,12 +31,14 @@ from tqdm.auto import tqdm
 from transformers import pipeline
 from transformers.utils import logging
 
-import clip_hf  # noqa: F401  (registers the models with transformers)
+from clip_hf import ClipHFProcessor  # importing it registers the models with transformers
 from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES, replaced_folder
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.evaluation import plot_predictions, plot_similarities
+from clip_hf.explain import explain_image
 from clip_hf.search import Searcher, SheetGroup, SheetItem, open_source_index, parse_query, write_contact_sheet
 from clip_hf.training import TrainingOptions, load_training_data, parse_options, plot_training, train
+from clip_hf.utils.atomic import replaced_file
 from clip_hf.utils.failures import reported_failures
 from clip_hf.utils.figures import save_figure
 from clip_hf.utils.terminal_tables import draw_table
@@ -148,6 +150,20 @@ def search(output_dir: Path, images: Sequence[Image.Image], names: Sequence[str]
     print(f"   The drawings themselves: {sheet}")
 
 
+def explain(output_dir: Path, images: Sequence[Image.Image], names: Sequence[str], classifiers) -> None:
+    """Put two drawings of different things side by side, and draw where each model looks for the name of each."""
+    second = next((i for i, name in enumerate(names) if base_of(name) != base_of(names[0])), len(names) - 1)
+    edge = images[0].width
+    scene = Image.new("RGB", (2 * edge, 2 * edge), "white")
+    for place, index in enumerate((0, second)):
+        scene.paste(images[index], (place * edge, edge // 2))
+    for tower, classifier in classifiers.items():
+        processor = ClipHFProcessor.from_pretrained(output_dir / tower.lower() / "last")
+        explanation = explain_image(classifier.model, processor, scene, [names[0], names[second]])
+        with replaced_file(output_dir / f"relevance_{tower.lower()}.png") as temporary:
+            explanation.draw().save(temporary, "PNG")
+
+
 def tower_options(recipe: str, folder: Path, arguments: argparse.Namespace) -> TrainingOptions:
     """The options of a recipe; the demo's command line overrules them."""
     path = Path(__file__).parent / "recipes" / recipe
@@ -185,11 +201,15 @@ def print_places(output_dir: Path, seconds: dict[str, float]) -> None:
         ("predictions.png", "held-out drawings and the names that each model finds most probable"),
         ("similarities.png", "cosines of held-out drawings and captions"),
         ("losses.png", "loss and temperature during training"),
+        *(
+            (f"relevance_{tower.lower()}.png", f"where the {tower} looks in two drawings, for the name of each")
+            for tower in TOWERS
+        ),
         ("search.html", "what the search found, as a contact sheet"),
         ("drawings", "the held-out drawings, with their index beside them"),
         ("results.json", "the accuracies above"),
     ):
-        print(f"  {name:18}{content}")
+        print(f"  {name:22}{content}")
     print("\nTo search them for something else:")
     print(f'  $ clip-hf search {output_dir / "drawings"} "a waving hand"')
     print("\nTo classify an image of your own:")
@@ -238,6 +258,9 @@ def main(arguments: Sequence[str] | None = None) -> dict:
 
     with stage("Searching: the held-out drawings by a text, with the saved ViT", seconds):
         search(output_dir, images, answers, answers[0])
+
+    with stage("Explaining: where each model looks, for two drawings side by side", seconds):
+        explain(output_dir, images, answers, classifiers)
 
     results = {
         tower: {prompts: accuracies(found, answers) for prompts, found in by_prompts.items()}

@@ -24,7 +24,7 @@ def test_quick_demo_leaves_models_pictures_and_figures(tiny_data, tmp_path, caps
         for accuracy in by_prompts.values():
             assert 0 <= accuracy["top1"] <= accuracy["top5"] <= 100
             assert accuracy["top1"] <= accuracy["base"]
-    for name in ("predictions.png", "similarities.png", "losses.png"):
+    for name in ("predictions.png", "similarities.png", "losses.png", "relevance_vit.png", "relevance_resnet.png"):
         with Image.open(tmp_path / "demo" / name) as picture:
             assert len(set(picture.convert("L").resize((64, 64)).tobytes())) > 10
         assert name in printed
