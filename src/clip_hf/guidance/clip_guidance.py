@@ -136,7 +136,9 @@ class ClipGuidance:
     Example:
 
     ```python
+    >>> model, processor = ClipHFModel.from_pretrained(path), ClipHFProcessor.from_pretrained(path)
     >>> guidance = ClipGuidance(model, processor, {"a red bird": 1.0, "text, watermark": -0.5})
+    >>> pictures = torch.rand(2, 3, 80, 80, requires_grad=True)
     >>> loss = guidance(pictures)  # (batch,)
     >>> (gradient,) = torch.autograd.grad(loss.sum(), pictures)
     ```
