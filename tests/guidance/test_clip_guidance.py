@@ -310,6 +310,7 @@ def test_half_precision(tiny_model, tiny_processor, pictures):
     [
         (((), ()), {}, ValueError, "There is no target"),
         ((["a cat", " "],), {}, ValueError, "text is empty"),
+        ((["a cat " * 30],), {}, ValueError, "62 tokens, but at most 24 fit"),
         (([3],), {}, TypeError, "text must be a string, not"),
         (("a cat",), {}, TypeError, "`texts` must be a list"),
         (({"a cat": 0},), {}, ValueError, "weight of the text 'a cat' is 0"),

@@ -55,7 +55,9 @@ def embed_texts(model: ClipHFModel, processor: Any, texts: Sequence[str]) -> tor
             raise TypeError(f"A text must be a string, not {type_of(text)}: {text!r:.60}.")
         if not text.strip():
             raise ValueError("A text is empty, which describes no picture. Leave it out or write one.")
-    inputs = check_processor(processor)(text=list(texts), truncation=True, return_tensors="pt").to(model.device)
+    # Strict: of a prompt that is too long nothing is cut unnoticed.
+    tokenizer = check_processor(processor).tokenizer
+    inputs = tokenizer(list(texts), padding=True, strict=True, return_tensors="pt").to(model.device)
     return at_least_float32(model.encode_text(**inputs))
 
 
