@@ -26,7 +26,7 @@ endif
 # Peers and originals that parity tests and benchmarks compare with. They stay out of the virtual environment, because an
 # installed torchvision changes what transformers does.
 PARITY_PACKAGES := openai-clip==1.0.1 torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31 clip-benchmark==1.6.2 \
-	bitsandbytes==0.50.2 gradio==4.44.1
+	bitsandbytes==0.50.2 gradio==4.44.1 diffusers==0.42.1
 PARITY_STAMP := .parity/.stamp-$(shell echo $(PARITY_PACKAGES) | cksum | cut -d' ' -f1)
 # `make test-versions` runs these on the lowest versions and on the newest that pip finds. torch is installed first, as
 # the CPU build of PyTorch's index; `TORCH_PIP=` takes pip's default build, which has several GB of CUDA on Linux.

@@ -125,6 +125,16 @@ def load_bitsandbytes() -> types.ModuleType:
         return importlib.import_module("bitsandbytes.optim")
 
 
+def load_diffusers() -> types.ModuleType:
+    """The diffusers package; once loaded, it stays importable. It sees none of the packages beside it."""
+    init = parity_path("diffusers", "__init__.py")
+    if "diffusers" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("diffusers", init, submodule_search_locations=[str(init.parent)])
+        sys.modules["diffusers"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["diffusers"])
+    return sys.modules["diffusers"]
+
+
 def clip_benchmark_folder() -> Path:
     """The folder of clip-benchmark's package. Its data files are read, its code is not imported."""
     return parity_path("clip_benchmark")

@@ -29,6 +29,7 @@ from clip_hf import (
     ClipHFModel,
     ClipHFProcessor,
     ClipHFResNetModel,
+    ClipHFTextEncoder,
     ClipHFTextModel,
     ClipHFTextModelWithProjection,
     ClipHFTokenizer,
@@ -391,6 +392,7 @@ def test_every_class_reads_other_formats(foreign, tower, source_model):
     expected = source_model.state_dict()
     for cls, prefix in (
         (ClipHFTextModelWithProjection, ""),
+        (ClipHFTextEncoder, ""),
         (ClipHFVisionModelWithProjection, ""),
         (ClipHFTextModel, "text_model."),
         (own, "vision_model."),

@@ -13,6 +13,7 @@ from clip_hf import (
     ClipHFForImageClassification,
     ClipHFModel,
     ClipHFResNetModel,
+    ClipHFTextEncoder,
     ClipHFTextModel,
     ClipHFTextModelWithProjection,
     ClipHFVisionModelWithProjection,
@@ -165,7 +166,14 @@ def test_other_resolutions_equal_transformers(stock_repo):
 
 
 @pytest.mark.parametrize(
-    "cls", [ClipHFTextModel, ClipHFTextModelWithProjection, ClipHFViTModel, ClipHFVisionModelWithProjection]
+    "cls",
+    [
+        ClipHFTextModel,
+        ClipHFTextEncoder,
+        ClipHFTextModelWithProjection,
+        ClipHFViTModel,
+        ClipHFVisionModelWithProjection,
+    ],
 )
 def test_towers_load_from_a_stock_repo(stock_repo, cls, text_inputs, pixel_values):
     whole = ClipHFModel.from_pretrained(stock_repo)

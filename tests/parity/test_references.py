@@ -89,6 +89,7 @@ def test_missing_folder_names_the_cure(monkeypatch, tmp_path):
         references.load_openai_tokenizer,
         references.load_open_clip,
         references.load_torchvision,
+        references.load_diffusers,
         references.clip_benchmark_folder,
     ):
         with pytest.raises(FileNotFoundError, match="make parity-env"):

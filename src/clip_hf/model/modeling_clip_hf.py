@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel  # noqa: F401 (diffusers looks for the second one here)
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.processing_utils import Unpack
@@ -336,6 +336,40 @@ class ClipHFModel(ClipHFPreTrainedModel):
         return contrastive_loss(*embeds, scale, **options)
 
 
+class ClipHFTextEncoder(ClipHFPreTrainedModel):
+    """CLIP's text tower as pipelines of image generators expect it: [`ClipHFTextModel`] as its part `text_model`.
+
+    - its output is that of `text_model`;
+    - diffusers reads `text_encoder.text_model.final_layer_norm` for `clip_skip`, which transformers' `CLIPTextModel`
+      has no longer since 5.6, and LoRA files for text encoders name `text_model` too;
+    - loads from every CLIP, whole or its text tower.
+    """
+
+    config_class = ClipHFTextConfig
+    base_model_prefix = "text_model"
+    input_modalities = ("text",)
+    input_embeddings_path = "text_model"
+    _keys_to_ignore_on_load_unexpected = unused_weights(
+        "vision_model", "text_projection", "visual_projection", "logit_scale"
+    )
+
+    def __init__(self, config: ClipHFTextConfig):
+        super().__init__(config)
+        self.text_model = ClipHFTextModel._from_config(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Embed texts; arguments and output as in [`ClipHFTextModel`]."""
+        return self.text_model(input_ids, attention_mask, position_ids, **tower_kwargs(self, kwargs))
+
+
 class ClipHFTextModelWithProjection(ClipHFPreTrainedModel):
     """CLIP's text tower with its projection into the shared space."""
 
@@ -570,7 +604,7 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
 
 
 # Saving one then copies our files next to it, and names the class in `auto_map`.
-for _model_class in (ClipHFModel, ClipHFTextModelWithProjection, ClipHFVisionModelWithProjection):
+for _model_class in (ClipHFModel, ClipHFTextEncoder, ClipHFTextModelWithProjection, ClipHFVisionModelWithProjection):
     _model_class.register_for_auto_class("AutoModel")
 ClipHFForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 
