@@ -152,6 +152,12 @@ PUBLIC_NAMES = {
         "load_dual_encoder",
         "read_embeddings",
     ],
+    "clip_hf.explain": [
+        "HeadContributions",
+        "TextSpan",
+        "head_contributions",
+        "text_spans",
+    ],
     "clip_hf.export": [
         "ClipHFExportedConfig",
         "ClipHFExportedModel",

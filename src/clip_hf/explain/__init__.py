@@ -2,5 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Where a CLIP looks, and what it sees at each place: relevance maps, dense features, text spans."""
 
+from .text_spans import HeadContributions, TextSpan, head_contributions, text_spans
 
-__all__: list[str] = []
+
+__all__ = ["HeadContributions", "TextSpan", "head_contributions", "text_spans"]
