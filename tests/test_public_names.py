@@ -154,8 +154,12 @@ PUBLIC_NAMES = {
     ],
     "clip_hf.explain": [
         "HeadContributions",
+        "METHODS",
         "TextSpan",
+        "attention_twin",
+        "default_method",
         "head_contributions",
+        "image_maps",
         "text_spans",
     ],
     "clip_hf.export": [

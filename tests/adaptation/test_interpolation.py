@@ -114,6 +114,7 @@ def test_the_smallest_of_the_best_alphas_is_chosen():
     assert interpolation._choose(curve, "task") == 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", ["resnet"])
 def test_batch_norm_is_measured_on_training_images_of_both(folders, data, monkeypatch):
     parts = [load_measured_parts(source, 0.25) for source in data]

@@ -361,6 +361,7 @@ def test_truncated_pickles(tmp_path, content):
 # ----------------------------------------------------------------------------------------------- depth and endlessness
 
 
+@pytest.mark.slow
 def test_deep_tuples_as_keys_do_not_end_the_process(tmp_path):
     # With pickle.Unpickler, even one that refuses every class, this is a segmentation fault.
     deep = b")" + b"\x85" * 1_000_000
@@ -368,11 +369,13 @@ def test_deep_tuples_as_keys_do_not_end_the_process(tmp_path):
     assert list(read_torchscript(path)) == ["weight"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opening", [b"(", b"]", b"}", b"c__torch__\nN\n)\x81"])
 def test_deep_stacks(tmp_path, opening):
     refuses(make_pickle(tmp_path / "net.pt", opening * 200_000), "does not hold a module")
 
 
+@pytest.mark.slow
 def test_deep_modules(tmp_path):
     start, end = b"c__torch__\nN\n)\x81}" + text("a"), b"sb"
     allowed = start * 99 + module({"weight": tensor()}) + end * 99
@@ -498,6 +501,7 @@ def test_damaged_tensor_is_named_when_read(archive):
         stored["block.layers.0.weight"].read()
 
 
+@pytest.mark.slow
 def test_random_pickles_end_in_a_value_error(tmp_path):
     path = tmp_path / "net.pt"
     save_net(path, "script")

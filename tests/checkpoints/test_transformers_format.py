@@ -470,6 +470,7 @@ def test_a_weight_added_after_loading_is_saved_with_the_others(source_model, mer
     assert_bit_equal(again.state_dict(), model.state_dict())
 
 
+@pytest.mark.slow_but_for("vit")
 @pytest.mark.parametrize("dtypes", [("float16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float16")])
 def test_mixed_dtypes_are_read_into_the_one_that_holds_them_all(source_model, dtypes, merges, tmp_path):
     first, second = (getattr(torch, name) for name in dtypes)

@@ -160,6 +160,7 @@ def test_a_byte_order_mark_is_neither_path_nor_label_nor_template(model, folder,
     assert_same(answers(done)["photos/c.png"], expected)
 
 
+@pytest.mark.slow
 def test_answers_come_while_the_pipe_pauses(model, folder):
     """Also after a whole batch, and more than once."""
     command = [sys.executable, "-m", "clip_hf", "classify", "-", "--batch-size", "2", "--top-k", "1"]

@@ -270,6 +270,7 @@ def data_of_films(films) -> Path:
     return films
 
 
+@pytest.mark.slow
 def test_films_that_are_no_files_are_embedded_before_they_are_searched(data_of_films, search):
     advice = "as whole films, once they are embedded: `clip-hf embed MODEL SOURCE OUT --num-frames 8`, then"
     for source in ("data.parquet", "data.csv", "data.tar", "saved"):

@@ -50,6 +50,7 @@ def rows_by_action(films) -> dict[str, list[dict]]:
     return by_action
 
 
+@pytest.mark.slow
 def test_each_film_shows_its_action(films):
     by_action = rows_by_action(films)
     assert set(by_action) == {action for pair in REVERSED_ACTIONS for action in pair}

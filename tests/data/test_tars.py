@@ -240,6 +240,7 @@ def test_a_tar_cut_anywhere_gives_what_comes_before(tmp_path):
         assert len(captions) <= complete + 1
 
 
+@pytest.mark.slow_but_for("compress0")
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
 def test_compressed_tars_and_bombs(compress, tmp_path):
     plain = sample_of(0) + member_of("001.png", 2**26) + bytes(2**26) + sample_of(2) + END

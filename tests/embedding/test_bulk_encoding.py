@@ -428,6 +428,7 @@ def _skip_on_process(rank: int, processor, cache) -> list:
     return [readable_of(encoder, data, accelerator=accelerator, cache_dir=own) for own in (cache, cache, None)]
 
 
+@pytest.mark.slow
 def test_two_processes_skip_what_one_skips(encoder, tiny_processor, tmp_path):
     expected = readable_of(encoder, make_data(changed=BROKEN))
     for found in run_processes(_skip_on_process, 2, tmp_path / "run", tiny_processor, tmp_path / "cache"):

@@ -52,6 +52,7 @@ def entries(home: Path) -> list[Path]:
     return [path for path in (home / "clip_hf" / "exports").iterdir() if path.suffix != ".lock"]
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_once(cached, home, tiny_processor, images, tmp_path):
     model = make_tiny_model("vit")
     ours = load_dual_encoder(model, processor=tiny_processor)

@@ -26,6 +26,7 @@ def footer_of(data: bytes) -> int:
 # ------------------------------------------------------------------------------------------------------ changed rows
 
 
+@pytest.mark.slow
 def test_flipped_bytes_of_rows_never_give_wrong_rows(tmp_path, plain):
     """Of the pages when they are read, and of the whole file when it is checked."""
     whole, name = rows_in(tmp_path / "plain"), "rows/part-00000-00001.parquet"

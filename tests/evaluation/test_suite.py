@@ -257,6 +257,7 @@ def test_results_say_which_runtime_they_were_computed_with(models, exported_fold
         assert message in capsys.readouterr().err and not (tmp_path / "card").exists()  # before anything is done
 
 
+@pytest.mark.slow
 def test_results_say_half_precision_and_how_images_were_read(models, data, tiny_processor, tmp_path, capsys):
     """In the file, the table, the card and the comparison; plain float32 says nothing."""
     model = tmp_path / "model"
@@ -450,6 +451,7 @@ def in_process(rank: int, model: str, data: str, output: str) -> int:
     return evaluate(model, "--tasks", *LABEL_TASKS, "--data", data, "--output-dir", output, "--device", "cpu", *QUICK)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(models, data, tmp_path):
     arguments = (str(models["resnet"]), str(data))
     assert in_process(0, *arguments, str(tmp_path / "one")) == 0
@@ -462,6 +464,7 @@ def test_two_processes_give_what_one_gives(models, data, tmp_path):
             assert same, (name, metric)
 
 
+@pytest.mark.slow
 def test_models_are_compared(models, data, tmp_path, capsys):
     arguments = ("--data", data, "--output-dir", tmp_path, *QUICK, "--names", "ViT", "ResNet")
     assert main(["compare", *map(str, models.values()), *map(str, arguments)]) == 0
@@ -633,6 +636,7 @@ def test_captions_leave_with_their_image(models, pairs, tmp_path):
     assert (found.num_images, found.num_texts, found.skipped["all"]["images"]) == (8, 16, 1)
 
 
+@pytest.mark.slow
 def test_skipped_images_under_shift(models, shifted, tmp_path, monkeypatch):
     """The first of ImageNet's images cannot be read: its label must leave with it."""
     folder = tmp_path / "imagenet"

@@ -44,6 +44,7 @@ def test_the_page_is_a_page():
     assert "\nclass " not in EXAMPLE.read_text()
 
 
+@pytest.mark.slow
 def test_fine_tuning_makes_the_same_updates(shared_arguments, model_folder, tmp_path):
     model = ["--model", str(model_folder)]
     train(parse([*shared_arguments, *model, "--output_dir", str(tmp_path / "page")]))

@@ -93,6 +93,7 @@ def table(tiny_data, tmp_path) -> str:
     return str(tmp_path / "pairs.csv")
 
 
+@pytest.mark.slow
 def test_rows_that_are_trained_on_are_not_evaluated(arguments, table, tiny_data_folder, monkeypatch):
     said = []
     monkeypatch.setattr("train_with_trainer.logger.warning", said.append)
@@ -113,6 +114,7 @@ def test_rows_that_are_trained_on_are_not_evaluated(arguments, table, tiny_data_
     assert len(trainer.eval_dataset) == 4 and len(evaluations(trainer)) == 1
 
 
+@pytest.mark.slow
 def test_resume_goes_on_where_it_stopped(arguments, tmp_path):
     more = ["--num_train_epochs", "3", "--eval_split", "none", "--save_strategy", "epoch"]
     whole = losses(train(*parse([*arguments, *more])))

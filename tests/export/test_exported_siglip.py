@@ -48,6 +48,7 @@ def folder(request, siglip, processor, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_scores_have_the_scale_and_the_bias(folder, siglip, processor, images):
     inputs = processor(images=images, text=LABELS, padding="max_length", return_tensors="pt")
     with torch.no_grad():

@@ -321,6 +321,7 @@ PATTERNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_time_grows_with_the_length(pattern):
     def seconds(length: int) -> float:
@@ -339,6 +340,7 @@ LEVELS = ["amp;", "AMP;", "#38;", "#x26;", "#0038;", "#X0026;"]
 AROUND = ["", "a", "Ã", "©", "“", "\n", "ﬁ", "\x1b[", "1;", "<", "lt;", "eacute;", "Atilde;", "#195;&#169;", "&foo;"]
 
 
+@pytest.mark.slow
 def test_ampersands_escaped_many_times_are_resolved_as_ftfy_does():
     generator = random.Random(0)
     for _ in range(1000):
@@ -357,6 +359,7 @@ def test_time_of_ampersands_escaped_many_times(tail):
     assert time.process_time() - started < 3  # level by level it takes 20 s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["7", "İ", "Σ\u0301", "'s"])
 def test_time_of_offsets_grows_with_the_length(tokenizer, pattern):
     def seconds(length: int) -> float:

@@ -129,6 +129,7 @@ def test_features_of_the_pixels():
     np.testing.assert_allclose(white[:, 0, 0], (1 - MEAN) / STD, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_long_images_take_little_memory(monkeypatch):
     """OpenAI's transform would make two gigabytes of each."""
     resize = Image.Image.resize

@@ -546,6 +546,7 @@ def test_a_few_steps_learn_a_batch_by_heart(tower, pixel_values, text_inputs):
 # Other runtimes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_flex_attention_equals_eager(text_inputs, pixel_values):
     model = make_tiny_model("vit")
     with torch.no_grad():

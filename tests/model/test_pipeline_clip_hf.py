@@ -343,6 +343,7 @@ def wrapped(model, kind):
     return model
 
 
+@pytest.mark.slow_but_for("vit-plain", "vit-lora")
 @pytest.mark.parametrize("kind", ["plain", "lora", "offloaded"])
 def test_threads_share_a_model_in_training_mode(tower, tiny_processor, images, kind):
     model = wrapped(make_tiny_model(tower), kind)

@@ -132,6 +132,7 @@ def test_brackets_are_those_of_the_post_processor(tokenizer):
     assert tokenizer("a")["input_ids"] == tokenizer("a").encodings[0].ids
 
 
+@pytest.mark.slow
 def test_saved_json_alone_gives_the_same_ids_for_clean_text(tokenizer):
     """`tokenizers` has other Unicode tables than Python, so only characters that Python knows are compared."""
     texts = [tokenizer.clean(text) for text in hard_texts(2000, seed=2)]

@@ -85,6 +85,7 @@ def expected_prompts(templates):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_tokens_per_batch", [1, 40, 2**14])
 @pytest.mark.parametrize(
     "templates",

@@ -687,6 +687,7 @@ def test_time_grows_with_the_length(kind, where):
     assert min(seconds(40_000) for _ in range(2)) < 9 * short + 0.1
 
 
+@pytest.mark.slow
 def test_metadata_nested_deeply_are_an_error():
     for text in ("---\na: " + "[" * 100_000 + "\n---\n# A model\n", "---\n" + "- " * 50_000 + "x\n---\n# A model\n"):
         with pytest.raises(ValueError, match="metadata cannot be read"):

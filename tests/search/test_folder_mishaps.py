@@ -156,6 +156,7 @@ def kill_at(step: int, patch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
+@pytest.mark.slow
 def test_whenever_a_rebuild_is_killed_the_next_refresh_settles_it(refresh, rebuild, photos, place, monkeypatch):
     for name in NAMES[2:]:
         (photos / name).unlink()

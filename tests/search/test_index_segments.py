@@ -118,6 +118,7 @@ def test_a_writer_that_dies_leaves_the_index_before_or_after_the_commit(tmp_path
     assert step > 5
 
 
+@pytest.mark.slow
 def test_a_build_that_dies_leaves_no_index(tmp_path):
     for step in range(1000):
         lived = run_and_die_at(step, lambda: EmbeddingIndex.build(tmp_path / "index", VECTORS))
@@ -133,6 +134,7 @@ def test_a_build_that_dies_leaves_no_index(tmp_path):
     assert step > 5
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_at_any_moment_loses_at_most_one_commit(folder):
     chance = random.Random(0)
     for _ in range(8):

@@ -55,6 +55,7 @@ def test_a_reader_never_mixes_two_indexes(index, monkeypatch):
         index.add(VECTORS[20:])
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_swapped_all_the_time_can_be_read(index):
     stop, faults = threading.Event(), []
 

@@ -136,7 +136,7 @@ def remember_upserts(store: VectorStore, monkeypatch) -> list:
 # ------------------------------------------------------------------------------------------------------------- results
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.slow), "float32"])
 def test_results_are_the_indexs_with_ties_and_near_ties(store, tmp_path, dtype):
     vectors = random_rows(1500)
     rng = np.random.default_rng(1)

@@ -544,6 +544,7 @@ def test_the_server_refuses_what_others_decode_and_decodes_within_its_room(encod
     assert sorted(taken) == sorted(image(n).width * image(n).height for n in range(2))
 
 
+@pytest.mark.slow
 def test_an_engine_closes_while_a_decoder_sleeps(encoder, monkeypatch):
     gate = threading.Event()
     monkeypatch.setattr(encoder, "prepare", lambda images: gate.wait(30))

@@ -56,6 +56,7 @@ def test_what_is_cancelled_before_its_turn_does_not_run_and_what_waits_is_cancel
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_its_status_while_a_function_sleeps():
     program = textwrap.dedent(
         """

@@ -81,6 +81,7 @@ def _of_rows(rank: int, prompts, rows: list[slice]) -> dict[str, torch.Tensor]:
     return {"loss": loss, **{name: p.grad for name, p in model.named_parameters()}}
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_update_of_one(prompts, tmp_path):
     two = run_processes(_of_rows, 2, tmp_path, prompts, [slice(0, 2), slice(2, 4)])
     one = _of_rows(0, prompts, [slice(0, 4)])
@@ -89,6 +90,7 @@ def test_two_processes_make_the_update_of_one(prompts, tmp_path):
             torch.testing.assert_close(actual[name], value, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_training_over_classes_resumes_to_the_last_bit(recipe_of, tmp_path):
     recipe = recipe_of("vit", loss="classes", templates=["{}", "a {}"], save_every=2, max_steps=4)
     whole = train(parse_options([str(recipe), "--output_dir", str(tmp_path / "whole")]))

@@ -170,6 +170,7 @@ def test_a_stopped_training_goes_on_to_the_last_bit(workers, options_of, tmp_pat
         assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{"mixed_precision": "bf16"}, {"streaming": True}])
 def test_other_options_work_with_films(more, options_of):
     more = {**more, "pairs_per_epoch": 8} if "streaming" in more else more
@@ -177,6 +178,7 @@ def test_other_options_work_with_films(more, options_of):
     assert len(steps_of(log)) == 2 and "zero_shot_top1" in log[-1]
 
 
+@pytest.mark.slow
 def test_checkpointing_does_not_change_the_gradient(options_of):
     few = {"save_every": 0, "max_steps": 2, "eval_every": 100.0}
     logs = [train(options_of(name, gradient_checkpointing=name == "yes", **few)) for name in ("no", "yes")]

@@ -125,6 +125,7 @@ def test_adapters_are_left_alone(tower):
     assert not model.text_model.encoder.layers[0].self_attn.training
 
 
+@pytest.mark.slow
 def test_a_frozen_tower_compiles_once(pixel_values, text_inputs):
     model = with_dropout("vit")
     freeze(model, ["vision"])

@@ -122,6 +122,7 @@ def test_a_run_can_be_repeated(recipe_of, tmp_path):
     assert first != other
 
 
+@pytest.mark.slow
 def test_a_second_training_in_one_program_has_a_precision_of_its_own(recipe_of, tmp_path):
     recipe = recipe_of("vit", max_steps=2)
     runs = [("a", "no"), ("b", "bf16"), ("c", "no")]
@@ -217,6 +218,7 @@ def test_layers_get_their_own_learning_rates(recipe_of, tmp_path):
     assert {group["lr"] / group["initial_lr"] for group in groups} == {0.5}
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_evaluated_and_saved(recipe_of, tmp_path):
     recipe = recipe_of("vit", max_steps=6, learning_rate=1e-2, save_every=100)
     train(options_for(recipe, tmp_path / "plain"))
@@ -234,6 +236,7 @@ def test_averaged_weights_are_evaluated_and_saved(recipe_of, tmp_path):
     assert all(torch.equal(value, plain[name]) for name, value in own.items())
 
 
+@pytest.mark.slow
 def test_recipes_that_start_from_a_model(recipe_of, tmp_path):
     train(options_for(recipe_of("resnet"), tmp_path / "first", "--max_steps", "1"))
     model, data = tmp_path / "first" / "last", yaml.safe_load(recipe_of("vit").read_text())["dataset"]
@@ -318,6 +321,7 @@ def write_transparent(folder: Path, rows: list[dict], black: bool = False) -> st
     return str(folder / "pairs.jsonl")
 
 
+@pytest.mark.slow
 def test_pictures_of_one_colour_are_counted(recipe_of, tiny_data, tmp_path, capsys):
     table = write_transparent(tmp_path / "black", tiny_data["train"], black=True)
     recipe = recipe_of("vit", dataset=table, resize_to=32)
@@ -333,6 +337,7 @@ def test_pictures_of_one_colour_are_counted(recipe_of, tiny_data, tmp_path, caps
     assert [entry["plain_images"] for entry in steps_of(log)] == [0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_drawings_on_transparency_are_seen_alike_everywhere(recipe_of, tiny_data, tmp_path):
     table = write_transparent(tmp_path / "drawings", tiny_data["train"])
     recipe = recipe_of("vit", dataset=table, epochs=40, learning_rate=5e-3, weight_decay=0.0, resize_to=32)
@@ -352,6 +357,7 @@ def test_drawings_on_transparency_are_seen_alike_everywhere(recipe_of, tiny_data
     assert accuracy > 0.3 and log[-1]["zero_shot_top1"] == pytest.approx(accuracy)
 
 
+@pytest.mark.slow
 def test_captions_that_were_cut_are_counted_over_a_resume(recipe_of, tiny_data, tmp_path, capsys):
     long = tiny_data["train"].map(lambda row, n: {"caption": "word " * (100 if n < 4 else 3)}, with_indices=True)
     long.save_to_disk(str(tmp_path / "data"))
@@ -363,6 +369,7 @@ def test_captions_that_were_cut_are_counted_over_a_resume(recipe_of, tiny_data, 
     assert "16 of 64 (25.00%) captions were cut at 40 tokens." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_few_pairs_are_said_before_the_first_step(recipe_of, tmp_path, caplog):
     recipe = recipe_of("vit", batch_size=100, epochs=1, min_steps=3, learning_rate=1e-6)
     log = train(options_for(recipe, tmp_path / "out"))

@@ -158,6 +158,7 @@ def test_adapters_for_another_model_are_refused(adapted, tower, tmp_path):
         load_adapter(model, folder)
 
 
+@pytest.mark.slow
 def test_bad_folders_are_named(adapted, tmp_path):
     base, folder, model = adapted
     with pytest.raises(FileNotFoundError, match="is no folder of an adapter: it has no adapter_config.json"):
@@ -236,6 +237,7 @@ MISFITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", ["vit"])
 @pytest.mark.parametrize("misfit", MISFITS)
 def test_after_a_failed_load_the_model_is_as_it_was(adapted, misfit):

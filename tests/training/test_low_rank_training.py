@@ -183,6 +183,7 @@ def test_trainer_trains_a_model_of_peft(tower, tiny_data, tiny_processor, tmp_pa
     torch.testing.assert_close(features(loaded.eval(), pixel_values, text_inputs), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_in_half_precision(tower, options_of, pixel_values, text_inputs):
     options = options_of("out", tower, max_steps=2, save_every=0, gradient_checkpointing=False, mixed_precision="bf16")
     losses = [entry["loss"] for entry in train(options) if "loss" in entry]

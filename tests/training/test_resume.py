@@ -138,6 +138,7 @@ def test_a_killed_training_goes_on_to_the_last_bit(mode, options_of, tmp_path, m
     assert_same_training(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_a_training_killed_before_its_first_checkpoint_starts_anew(options_of, monkeypatch, capsys):
     kill_at(2, options_of("killed", max_steps=4), monkeypatch)
     resumed = train(options_of("killed", "--resume", "latest", max_steps=4))
@@ -145,6 +146,7 @@ def test_a_training_killed_before_its_first_checkpoint_starts_anew(options_of, m
     assert exact(resumed) == exact(train(options_of("whole", max_steps=4)))
 
 
+@pytest.mark.slow
 def test_map_style_data_may_be_loaded_by_other_workers_after_it(options_of, monkeypatch):
     whole = train(options_of("whole"))
     kill_at(7, options_of("killed"), monkeypatch)
@@ -165,6 +167,7 @@ def test_a_signal_saves_and_ends_without_an_error(number, options_of, tmp_path, 
     assert_same_training(tmp_path / "whole", tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_a_longer_training_is_said_to_have_another_schedule(options_of, tmp_path, capsys):
     train(options_of("out", max_steps=3))
     log = train(options_of("out", "--resume", "latest", max_steps=5))
@@ -187,6 +190,7 @@ def test_a_damaged_checkpoint_is_passed_over(name, options_of, tmp_path, monkeyp
     assert_same_training(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_choice(options_of, tmp_path):
     whole = train(options_of("out"))
     assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == [
@@ -199,6 +203,7 @@ def test_a_checkpoint_of_choice(options_of, tmp_path):
         train(options_of("out", "--resume", "step_00000099"))
 
 
+@pytest.mark.slow
 def test_a_training_that_is_done_is_finished_again(options_of, tmp_path):
     whole = train(options_of("out"))
     card = (tmp_path / "out" / "last" / "README.md").read_text()

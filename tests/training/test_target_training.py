@@ -129,6 +129,7 @@ class Shifted(PairLoss):
         return contrastive_loss(torch.nn.functional.normalize(self.map(images), dim=-1), texts, scale, **ids)
 
 
+@pytest.mark.slow
 def test_a_losss_own_parameters_are_trained_and_resumed_exactly(recipe_of, folder, tmp_path, monkeypatch):
     losses = []
 

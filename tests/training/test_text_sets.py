@@ -170,6 +170,7 @@ def _worker(rank: int) -> dict:
     return results
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
     expected = {kind: plain(kind) for kind in KINDS}
     for results in run_processes(_worker, 2, tmp_path):

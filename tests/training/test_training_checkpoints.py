@@ -591,6 +591,7 @@ def _two_processes(rank: int, folder: Path) -> dict:
     return results
 
 
+@pytest.mark.slow
 def test_two_processes_and_one(tmp_path):
     one = Training()
     one.step(0)

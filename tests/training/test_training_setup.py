@@ -123,7 +123,8 @@ with prepare_output_dir(TrainingOptions(output_dir=sys.argv[1], overwrite=True))
 """
 
 
-@pytest.mark.parametrize("is_there", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_there", [True, False])
 def test_a_training_is_put_back_after_one_that_was_to_replace_it_was_killed(is_there, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()

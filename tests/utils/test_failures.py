@@ -76,7 +76,7 @@ def test_what_ends_by_itself_is_left_alone():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["train_clip.py", "--dataset", "nowhere.csv"], "train_clip.py: "),
+        pytest.param(["train_clip.py", "--dataset", "nowhere.csv"], "train_clip.py: ", marks=pytest.mark.slow),
         pytest.param(
             ["train_with_trainer.py", "--bach_size", "3"],
             "train_with_trainer.py: Some specified arguments are not",

@@ -47,6 +47,7 @@ def shown_on_a_terminal(program: str, width: int) -> str:
     return shown.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_bold_and_no_line_beyond_its_width():
     program = f"from clip_hf.utils.terminal_tables import draw_table; print(draw_table('T', {COLUMNS}, {ROWS}))"
     text = shown_on_a_terminal(program, 60)

@@ -2,7 +2,18 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Where a CLIP looks, and what it sees at each place: relevance maps, dense features, text spans."""
 
+from .attention_twin import attention_twin
+from .image_maps import METHODS, default_method, image_maps
 from .text_spans import HeadContributions, TextSpan, head_contributions, text_spans
 
 
-__all__ = ["HeadContributions", "TextSpan", "head_contributions", "text_spans"]
+__all__ = [
+    "HeadContributions",
+    "METHODS",
+    "TextSpan",
+    "attention_twin",
+    "default_method",
+    "head_contributions",
+    "image_maps",
+    "text_spans",
+]

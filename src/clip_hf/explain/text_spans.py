@@ -16,6 +16,7 @@ from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.modeling_clip_hf_base import check_pixel_values
 from ..model.modeling_clip_hf_transformer import ClipHFViTModel
+from .attention_twin import attention_twin
 
 
 # Below this share of its size a vector counts as zero: it is the rounding of float64, over some hundred steps.
@@ -75,7 +76,7 @@ def head_contributions(
     the projection's bias make up the embedding.
 
     Args:
-        model ([`ClipHFModel`]): The model, in evaluation mode.
+        model ([`ClipHFModel`]): The model, also compiled or with adapters of peft; it is left as it is.
         pixel_values (`torch.Tensor` of shape `(n, 3, height, width)`): Images of the model's size from the processor.
         layers (`int`, *optional*, defaults to 4): How many of a ViT's last layers are split, as in the paper; what
             the layers before add is in `rest`. At most as many as there are. A ResNet has one.
@@ -86,10 +87,9 @@ def head_contributions(
 
     Raises:
         TypeError: if the model is no [`ClipHFModel`], or `pixel_values` no tensor.
-        ValueError: if the model is in training mode, there are no images or they have a wrong shape, or a number is
-            out of range.
+        ValueError: if there are no images or they have a wrong shape, or a number is out of range.
     """
-    _check_model(model)
+    model = attention_twin(model)
     check_pixel_values(pixel_values, model.config.vision_config.num_channels)
     if len(pixel_values) == 0:
         raise ValueError("`pixel_values` has no images; give at least one.")
@@ -146,16 +146,6 @@ def text_spans(
 
 
 # -------------------------------------------------------------------------------------------------- contributions
-
-
-def _check_model(model: ClipHFModel) -> None:
-    if not isinstance(model, ClipHFModel):
-        raise TypeError(
-            f"`model` is {type_of(model)}; it must be a ClipHFModel. Load the checkpoint with "
-            "ClipHFModel.from_pretrained, which reads every CLIP."
-        )
-    if model.training:
-        raise ValueError("The model is in training mode, in which dropout and BatchNorm change it; call model.eval().")
 
 
 def _linear_part(module: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -2,5 +2,4 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """CLIP inside image generators: losses that guide them, reranking, linear heads."""
 
-
 __all__: list[str] = []

@@ -204,6 +204,7 @@ def test_extrapolation_is_said():
     assert "†" in result.details()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_interval():
     first, second = (compare_under_shift(CLIP, seed=3).intervals for _ in range(2))
     assert first == second != compare_under_shift(CLIP, seed=4).intervals

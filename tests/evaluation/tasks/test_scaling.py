@@ -58,6 +58,7 @@ def test_published_models():
     assert "| RN50x4 | 51.82 | 33.73% |" in result.details()
 
 
+@pytest.mark.slow
 def test_interval_covers_the_slope_about_as_often_as_it_says():
     generator = np.random.default_rng(0)
     x = np.linspace(0, 2, 20)
