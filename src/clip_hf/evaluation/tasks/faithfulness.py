@@ -366,7 +366,8 @@ def random_weights_check(
     intervals = [_interval(found, resamples, seed) for found in correlations]
     problem = ""
     if repeated.mean() < _REPEATED:
-        problem = f"Two calls with the same model give maps whose rank correlation is {repeated.mean():.2f}: they are random."
+        found = f"{repeated.mean():.2f}"
+        problem = f"Two calls with the same model give maps whose rank correlation is {found}: they are random."
     elif intervals[-1][0] > limit:
         problem = (
             f"With random weights the maps stay what they were (rank correlation {correlations[-1].mean():.2f}): they "
