@@ -154,12 +154,17 @@ PUBLIC_NAMES = {
     ],
     "clip_hf.explain": [
         "HeadContributions",
+        "ImageExplanation",
         "METHODS",
         "TextSpan",
+        "WordExplanation",
         "attention_twin",
         "default_method",
+        "explain_image",
+        "explain_words",
         "head_contributions",
         "image_maps",
+        "relevance",
         "text_spans",
     ],
     "clip_hf.export": [

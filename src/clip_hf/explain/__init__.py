@@ -3,17 +3,24 @@
 """Where a CLIP looks, and what it sees at each place: relevance maps, dense features, text spans."""
 
 from .attention_twin import attention_twin
+from .image_explanation import ImageExplanation, explain_image, relevance
 from .image_maps import METHODS, default_method, image_maps
 from .text_spans import HeadContributions, TextSpan, head_contributions, text_spans
+from .word_explanation import WordExplanation, explain_words
 
 
 __all__ = [
     "HeadContributions",
+    "ImageExplanation",
     "METHODS",
     "TextSpan",
+    "WordExplanation",
     "attention_twin",
     "default_method",
+    "explain_image",
+    "explain_words",
     "head_contributions",
     "image_maps",
+    "relevance",
     "text_spans",
 ]

@@ -13,6 +13,7 @@ from clip_hf.evaluation.numerics.bootstrap import bootstrap_mean_interval
 from clip_hf.evaluation.tasks.faithfulness import (
     MEANINGLESS_MAPS,
     blurred,
+    choice_game,
     deletion_curve,
     insertion_curve,
     pointing_game,
@@ -124,15 +125,44 @@ def test_pointing_by_hand():
     game = pointing_game(maps, halves(4))
     assert game.values.tolist() == [1, 0, 1, 0.5]
     assert game.mean == 0.625
-    assert game.chance == 0.5
+    assert (game.chance, game.best) == (0.5, 1)
     assert game.interval == bootstrap_mean_interval(game.values)
+
+
+def test_a_coarse_place_counts_by_what_the_mask_covers_of_it():
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[:, 1:3, 2:8] = True  # two rows of six; of the upper right place 2 of 4 rows
+    game = pointing_game(torch.tensor([[[0.0, 1], [0, 0]], [[1.0, 0], [0, 0]]]), masks)
+    assert game.values.tolist() == [8 / 16, 4 / 16]
+    assert (game.chance, game.best) == (12 / 64, 8 / 16)
+    # Three places on eight columns: the first ends within the third pixel.
+    game = pointing_game(torch.tensor([[[1.0, 0, 0]]]).expand(2, 1, 3), masks)
+    assert np.allclose(game.values, 2 * (8 / 3 - 2) / (8 * 8 / 3))
+
+
+def test_a_map_as_fine_as_the_mask_plays_the_usual_game():
+    generator = torch.Generator().manual_seed(0)
+    maps, masks = torch.rand(50, 8, 8, generator=generator), torch.rand(50, 8, 8, generator=generator) < 0.3
+    best = maps.flatten(1).argmax(dim=1)
+    assert pointing_game(maps, masks).values.tolist() == masks.flatten(1)[torch.arange(50), best].float().tolist()
 
 
 def test_a_point_may_miss_by_the_tolerance():
     maps = torch.zeros(1, 8, 8)
     maps[0, 3, 5] = 1  # two pixels right of the mask's last column
     assert pointing_game(maps, halves(1), tolerance=1).mean == 0
-    assert pointing_game(maps, halves(1), tolerance=2).mean == 1
+    game = pointing_game(maps, halves(1), tolerance=2)
+    assert (game.mean, game.chance) == (1, 6 / 8)
+
+
+def test_choice_between_the_things_of_an_image():
+    masks = torch.cat([halves(1), ~halves(1)] * 3)
+    left = torch.tensor([[[3.0, 1], [2, 0]]])
+    maps = torch.cat([left, -left, left, left, torch.ones(2, 2, 2)])
+    game = choice_game(maps, masks, [0, 0, 1, 1, 2, 2])
+    assert game.values.tolist() == [1, 1, 1, 0, 0.5, 0.5]  # told apart, always left, no preference
+    assert game.chance == 0.5
+    assert choice_game(maps[:1], masks[:1], [0]).chance == 1
 
 
 def test_places_that_the_model_did_not_see_are_never_highest():
@@ -150,9 +180,10 @@ def test_meaningless_maps_point_as_guessing_does():
         mask[16 * top : 16 * top + 16, 16 * left : 16 * left + 16] = True
     pictures, texts = torch.rand(400, 3, 32, 32), torch.ones(1, 2)
     for make in MEANINGLESS_MAPS.values():
-        game = pointing_game(make(None, pictures, texts)[:, 0], masks)
-        low, high = game.interval
-        assert low - 0.01 <= game.chance <= high + 0.01
+        maps = make(None, pictures, texts)[:, 0]
+        for game in (pointing_game(maps, masks), choice_game(maps, masks, np.arange(400) // 4)):
+            low, high = game.interval
+            assert low - 0.01 <= game.chance == 0.25 <= high + 0.01
 
 
 # ----------------------------------------------------------------------------------------------------- random weights
@@ -271,6 +302,13 @@ def test_wrong_inputs_of_the_pointing_game_are_named(change, kind, message):
     arguments = {"maps": torch.rand(2, 2, 2), "masks": halves(2), **change}
     with pytest.raises(kind, match=message):
         pointing_game(arguments.pop("maps"), arguments.pop("masks"), **arguments)
+
+
+def test_wrong_inputs_of_the_choice_are_named():
+    with pytest.raises(ValueError, match="`image_of` has the shape"):
+        choice_game(torch.rand(2, 2, 2), halves(2), [0])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        choice_game(torch.full((2, 2, 2), torch.nan), halves(2), [0, 0])
 
 
 @pytest.mark.parametrize(

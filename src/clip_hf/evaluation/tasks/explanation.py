@@ -29,6 +29,7 @@ from .evaluation_result import MeasuredResult
 from .evaluation_task import EvaluationOptions, EvaluationTask, TaskSettings
 from .faithfulness import (
     RandomWeightsCheck,
+    choice_game,
     deletion_curve,
     insertion_curve,
     pointing_game,
@@ -40,7 +41,7 @@ from .faithfulness import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MEASURES = ("pointing", "deletion", "insertion")
+_MEASURES = ("pointing", "choice", "deletion", "insertion")
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,9 @@ class ExplanationResult(MeasuredResult):
     """How faithful maps of each method are.
 
     Args:
-        values (`dict[str, float]`): For each method, means over images. `METHOD_pointing`: share of the labels whose
-            map is highest on what they name. `METHOD_deletion` and `METHOD_insertion`: area under the probability of
+        values (`dict[str, float]`): For each method, means over images. `METHOD_pointing`: how often a
+            label's map is highest on what it names. `METHOD_choice`: how often it is higher there than on the other
+            things in the image. `METHOD_deletion` and `METHOD_insertion`: area under the probability of
             the label among all labels of the data, while the most relevant pixels are removed from the picture (low is
             good) or put into a blurred one (high is good). `METHOD_rank_correlation`: of the maps with those of the
             model with random weights (near 1 they do not show what it learnt).
@@ -94,6 +96,7 @@ class ExplanationResult(MeasuredResult):
         methods (`list[str]`): The methods.
         template (`str`): What the labels were put into.
         grids (`dict[str, list[int]]`): Rows and columns of each method's maps.
+        best_pointing (`dict[str, float]`): What pointing at the best place of each method's grid would give.
         cascades (`dict[str, dict[str, float]]`): Rank correlation of each method's maps with those of the model whose
             weights are random from the top down to each part.
         row_values (`dict[str, np.ndarray]`): Pointing, deletion and insertion of each image, float64 (n,), by the
@@ -109,6 +112,7 @@ class ExplanationResult(MeasuredResult):
     methods: list[str]
     template: str
     grids: dict[str, list[int]]
+    best_pointing: dict[str, float]
     cascades: dict[str, dict[str, float]]
     row_values: dict[str, np.ndarray]
 
@@ -119,11 +123,15 @@ class ExplanationResult(MeasuredResult):
 
     def details(self) -> str:
         """What was measured, and how to read it."""
-        grids = ", ".join(f"{method} {rows} x {columns}" for method, (rows, columns) in self.grids.items())
+        grids = ", ".join(
+            f"{method} {rows} x {columns} (pointing at most {100 * self.best_pointing[method]:.1f}%)"
+            for method, (rows, columns) in self.grids.items()
+        )
         return (
             f"{counted(self.num_images, 'image')}, {counted(self.num_labels, 'different label')}, prompt "
-            f"`{self.template}`. Places: {grids}. Chance of pointing: a random pixel; of deletion and insertion: a "
-            "random map. A low deletion, a high insertion and a rank correlation far below 1 are good."
+            f"`{self.template}`. Places: {grids}. Chance of pointing: a random pixel; of choice: one of the things in "
+            "the image; of deletion and insertion: a random map. Good are a low deletion, a high "
+            "insertion and a rank correlation far below 1."
         )
 
     def figure(self) -> "Figure":
@@ -197,7 +205,8 @@ def evaluate_explanations(
     if options.resamples:
         intervals = {name: bootstrap_mean_interval(each, **options.bootstrap) for name, each in rows.items()}
         intervals |= {f"{method}_rank_correlation": each.check.intervals[-1] for method, each in found.items()}
-    guesses = {"pointing": asked.mask_share} | {name: float(guessed[name].mean()) for name in _MEASURES[1:]}
+    guesses = {name: float(each.mean()) for name, each in guessed.items()}
+    guesses |= {"pointing": asked.mask_share, "choice": asked.choice_chance}
     result = ExplanationResult(
         model=encoder.name,
         data=data.name,
@@ -212,6 +221,7 @@ def evaluate_explanations(
         methods=list(found),
         template=options.template,
         grids={method: each.grid for method, each in found.items()},
+        best_pointing={method: each.best_pointing for method, each in found.items()},
         cascades={method: each.cascade for method, each in found.items()},
         row_values=rows,
     )
@@ -283,6 +293,11 @@ class _Asked:
         """Mean share of the pixels that belong to what is asked for."""
         return float(self.by_image(self.masks.mean(axis=(1, 2))).mean())
 
+    @property
+    def choice_chance(self) -> float:
+        """What guessing among the things of each image gives."""
+        return float((1 / np.bincount(self.image_of)).mean())
+
     def notes(self) -> list[str]:
         """How many labels were left out."""
         if not self.num_outside:
@@ -311,6 +326,7 @@ class _Asked:
         settings = {"steps": options.steps, "batch_size": options.encoding.batch_size, "seed": options.seed}
         measures = (
             pointing_game(maps, self.masks, resamples=0),
+            choice_game(maps, self.masks, self.image_of, resamples=0),
             deletion_curve(score, pictures, maps, **settings, resamples=0),
             insertion_curve(score, pictures, maps, **settings, resamples=0),
         )
@@ -329,6 +345,7 @@ class _Measured:
 
     rows: dict[str, np.ndarray]
     grid: list[int]
+    best_pointing: float
     check: RandomWeightsCheck
 
     @classmethod
@@ -348,7 +365,8 @@ class _Measured:
 
         resamples, seed = max(1, options.resamples), options.seed
         check = random_weights_check(make, model, asked.pixel_values[:checked], embeds, resamples=resamples, seed=seed)
-        return cls(asked.measure(maps, model, embeds, options), list(maps.shape[1:]), check)
+        best = pointing_game(maps, asked.masks, resamples=0).best
+        return cls(asked.measure(maps, model, embeds, options), list(maps.shape[1:]), best, check)
 
     @property
     def cascade(self) -> dict[str, float]:

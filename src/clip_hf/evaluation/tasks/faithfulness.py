@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation
 from scipy.stats import rankdata
 from torch import nn
 
@@ -38,11 +39,13 @@ class MapMeasure:
         values (`np.ndarray` of shape `(n,)`, float64): The figure of each map.
         interval (`tuple[float, float]`, *optional*): 95% bootstrap interval of the mean, over images.
         chance (`float`, *optional*): What guessing gives, where it is known.
+        best (`float`, *optional*): What the best map of the same grid gives, where it is known.
     """
 
     values: np.ndarray
     interval: tuple[float, float] | None
     chance: float | None = None
+    best: float | None = None
 
     @property
     def mean(self) -> float:
@@ -230,7 +233,7 @@ def _curve(score: Score, start: torch.Tensor, end: torch.Tensor, settings: tuple
             scores.append(scored.double().cpu().numpy())
     scores = np.concatenate(scores).reshape(len(start), steps + 1)
     areas = (scores[:, 1:] + scores[:, :-1]).mean(axis=1) / 2
-    return MapCurve(areas, _interval(areas, resamples, seed), None, shares, scores)
+    return MapCurve(areas, _interval(areas, resamples, seed), shares=shares, scores=scores)
 
 
 def _pixel_ranks(maps: torch.Tensor, size: tuple[int, int], seed: int) -> np.ndarray:
@@ -251,15 +254,17 @@ def pointing_game(
 ) -> MapMeasure:
     """Measure how often a map's highest place lies on what the text names (Zhang et al. 2018).
 
-    The point is the centre of the highest place of the grid; where several are equally high, each counts in part, so
-    that a map that is the same everywhere gets what guessing gets. NaN, where the model did not look, is never
-    highest. `chance` is the mean share of the masks: the hit rate of a random pixel.
+    The point is a random pixel of the highest place, so that a value is the share of the place that the mask covers:
+    the centre of a place of a coarse grid is the chance of where the grid's lines lie. Of a map as fine as the mask
+    this is the paper's game. Places that are equally high count in part. So a map that is the same everywhere, and on
+    average a random one, gets `chance`, the mean share of the masks. NaN, where the model did not look, is never
+    highest. `best` is what the grid allows: the value of its best place.
 
     Args:
         maps (`torch.Tensor` of shape `(n, rows, columns)`): A map for each image, of any grid over the same frame.
         masks (array of shape `(n, height, width)`, bool): Where the named thing is in each image.
         tolerance (`int`, *optional*, defaults to 0): Pixels by which a point may miss, in both directions; the paper
-            takes 15, of photos of some 500.
+            takes 15, of photos of some 500. Chance has the same tolerance.
         resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples; 0 for no interval.
         seed (`int`, *optional*, defaults to 0): Of the bootstrap.
 
@@ -270,13 +275,15 @@ def pointing_game(
         ValueError: if shapes do not fit, a map is NaN everywhere, a mask is empty, or a number is out of range.
         TypeError: if masks are not boolean.
 
-    Example, of a map of 2 x 2 places on a mask of 4 x 4 pixels whose right half is true:
+    Example, of a map of 2 x 2 places on a mask of 4 x 4 pixels whose last three columns are true:
 
     ```python
     >>> import torch
     >>> from clip_hf.evaluation import pointing_game
 
     >>> right = torch.tensor([[[0, 1, 1, 1]]]).expand(1, 4, 4) == 1
+    >>> pointing_game(torch.tensor([[[0.9, 0.1], [0.2, 0.3]]]), right).mean  # half of the upper left place
+    0.5
     >>> pointing_game(torch.tensor([[[0.1, 0.9], [0.2, 0.3]]]), right).mean
     1.0
 
@@ -285,20 +292,67 @@ def pointing_game(
     _check_maps(maps, len(masks), finite=False)
     check_whole("tolerance", tolerance, 0)
     masks = _checked_masks(masks)
-    height, width = masks.shape[1:]
-    rows, columns = maps.shape[1:]
-    hits = np.empty(len(maps))
+    if tolerance:
+        near = np.ones((1, 2 * tolerance + 1, 2 * tolerance + 1), bool)
+        masks = binary_dilation(masks, near)
+    hits, best = np.empty(len(maps)), np.empty(len(maps))
     for number, (values, mask) in enumerate(zip(maps.detach().double().cpu().numpy(), masks)):
         if np.isnan(values).all():
             raise ValueError(f"Map {number} is NaN everywhere; the model saw nothing of the image.")
-        best = np.argwhere(values == np.nanmax(values))
-        points = ((best + 0.5) * (height / rows, width / columns)).astype(np.int64)
-        hits[number] = np.mean([_touches(mask, y, x, tolerance) for y, x in points])
-    return MapMeasure(hits, _interval(hits, resamples, seed), float(masks.mean()))
+        covered = _covered_shares(mask, values.shape)
+        hits[number] = covered[values == np.nanmax(values)].mean()
+        best[number] = covered.max()
+    return MapMeasure(hits, _interval(hits, resamples, seed), float(masks.mean()), float(best.mean()))
 
 
-def _touches(mask: np.ndarray, y: int, x: int, tolerance: int) -> bool:
-    return bool(mask[max(0, y - tolerance) : y + tolerance + 1, max(0, x - tolerance) : x + tolerance + 1].any())
+def choice_game(maps: torch.Tensor, masks: Any, image_of: Any, *, resamples: int = 1000, seed: int = 0) -> MapMeasure:
+    """Measure how often a map is higher on what its text names than on the other things in the same image.
+
+    Compared are the map's means over each thing's mask, so that a coarse grid can win too. A map that does not depend
+    on the text prefers one thing whichever is asked for, and gets `chance`: 1 in 2 with two things.
+
+    Args:
+        maps (`torch.Tensor` of shape `(q, rows, columns)`): The map of each thing that is asked for.
+        masks (array of shape `(q, height, width)`, bool): Where it is.
+        image_of (array of shape `(q,)`, integer): The image that each is in.
+        resamples, seed (*optional*): As in [`pointing_game`].
+
+    Returns:
+        [`MapMeasure`]: `values` are 1, 0, or in part for things on which the map is equally high.
+
+    Raises:
+        ValueError: if shapes do not fit, a map is not finite, or a mask is empty.
+        TypeError: if masks are not boolean.
+    """
+    _check_maps(maps, len(masks), finite=True)
+    masks, image_of = _checked_masks(masks), np.asarray(image_of)
+    if image_of.shape != (len(masks),):
+        raise ValueError(f"`image_of` has the shape {image_of.shape}; it must name an image for each of {len(masks)}.")
+    chosen, guessed = np.empty(len(maps)), np.empty(len(maps))
+    for number, values in enumerate(maps.detach().double().cpu().numpy()):
+        rivals = np.flatnonzero(image_of == image_of[number])
+        # The mean over a mask is that of the places, each as often as the mask covers it.
+        weights = np.stack([_covered_shares(masks[rival], values.shape) for rival in rivals])
+        means = (weights * values).sum(axis=(1, 2)) / weights.sum(axis=(1, 2))
+        is_best = np.isclose(means, means.max(), rtol=1e-6, atol=1e-12)
+        chosen[number] = is_best[rivals == number][0] / is_best.sum()
+        guessed[number] = 1 / len(rivals)
+    return MapMeasure(chosen, _interval(chosen, resamples, seed), float(guessed.mean()))
+
+
+def _covered_shares(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Share of each place of a grid that a mask (height, width) covers, (rows, columns)."""
+    edges = [np.linspace(0, length, count + 1) for length, count in zip(mask.shape, grid)]
+    for axis, places in enumerate(edges):
+        # Integrals up to each pixel's end; within a pixel they grow evenly.
+        length = mask.shape[axis]
+        sums = np.cumsum(mask, axis=axis, dtype=np.float64)
+        sums = np.concatenate([np.zeros_like(np.take(sums, [0], axis)), sums], axis=axis)
+        low = np.minimum(places.astype(np.int64), length - 1)
+        part = np.expand_dims(places - low, 1 - axis)
+        ends = np.take(sums, low, axis) * (1 - part) + np.take(sums, low + 1, axis) * part
+        mask = np.diff(ends, axis=axis) * grid[axis] / length
+    return mask
 
 
 def _checked_masks(masks: Any) -> np.ndarray:
