@@ -49,7 +49,7 @@ def dataset(rows: list[dict], features: dict = MASK) -> datasets.Dataset:
 
 @pytest.fixture(scope="module")
 def scenes() -> datasets.Dataset:
-    return dataset([scene(number) for number in range(6)])
+    return dataset([scene(number) for number in range(3)])
 
 
 @pytest.fixture
@@ -57,15 +57,15 @@ def encoder(tower, tiny_processor):
     return load_dual_encoder(make_tiny_model(tower), processor=tiny_processor)
 
 
-QUICK = ExplanationOptions(methods=["chefer", "grad_cam"], resamples=50, steps=4, checked_images=2, encoding=quiet())
+QUICK = ExplanationOptions(methods=["chefer", "grad_cam"], resamples=50, steps=2, checked_images=1, encoding=quiet())
 
 
 def test_masks_and_boxes_say_the_same(scenes):
-    rows = [{**scene(number), "boxes": [[10, 22, 30, 42], [50, 22, 70, 42]]} for number in range(6)]
+    rows = [{**scene(number), "boxes": [[10, 22, 30, 42], [50, 22, 70, 42]]} for number in range(3)]
     boxes = load_located(dataset([{k: v for k, v in row.items() if k != "mask"} for row in rows], BOXES))
     data = load_located(scenes)
     assert data.labels == boxes.labels and data.names == sorted(NAMES)
-    for row in range(6):
+    for row in range(3):
         assert np.array_equal(data.masks(row, (80, 64)), boxes.masks(row, (80, 64)))
     assert data.masks(0, (80, 64)).sum(axis=(1, 2)).tolist() == [400, 400]
     assert len(load_located(scenes, ImageDataOptions(limit=2))) == 2
@@ -76,7 +76,7 @@ def test_figures_are_those_of_the_functions(encoder, scenes, tower):
     assert list(result.values)[:2] == [f"{method}_pointing" for method in QUICK.methods]
     texts = encoder.encode_texts(sorted(NAMES))
     masks, maps = [], {method: [] for method in QUICK.methods}
-    for number in range(6):
+    for number in range(3):
         row = scene(number)
         pixels = encoder.prepare([row["image"]])["pixel_values"]
         own = texts[[sorted(NAMES).index(name) for name in row["labels"]]]
@@ -91,11 +91,11 @@ def test_figures_are_those_of_the_functions(encoder, scenes, tower):
         assert result.best_pointing[method] == pytest.approx(game.best)
         assert result.grids[method] == list(maps[method][0].shape[1:])
     assert result.chance["chefer_choice"] == 0.5
-    assert result.num_images == 6 and result.num_labels == 4
+    assert result.num_images == 3 and result.num_labels == 4
     assert all(
         low <= result.values[name] <= high for name, (low, high) in result.intervals.items() if "rank" not in name
     )
-    assert result.row_values["chefer_deletion"].shape == (6,)
+    assert result.row_values["chefer_deletion"].shape == (3,)
     left, right = result.figure().axes
     assert [label.get_text() for label in left.get_xticklabels()] == list(QUICK.methods)
     assert len(right.get_lines()) == 2
