@@ -110,6 +110,7 @@ def test_a_label_outside_of_the_crop_is_left_out_and_said(tiny_processor):
     assert result.num_images == 2 and result.intervals == {}
 
 
+@pytest.mark.slow  # two evaluations with all their steps
 def test_the_task_from_the_command_line(scenes, tiny_processor, tmp_path, capsys, monkeypatch, undrawn_plots):
     for slow in ("rollout", "occlusion"):
         monkeypatch.delitem(METHODS, slow)
