@@ -154,6 +154,17 @@ PUBLIC_NAMES = {
         "load_dual_encoder",
         "read_embeddings",
     ],
+    "clip_hf.explain": [
+        "ImageExplanation",
+        "METHODS",
+        "WordExplanation",
+        "attention_twin",
+        "default_method",
+        "explain_image",
+        "explain_words",
+        "image_maps",
+        "relevance",
+    ],
     "clip_hf.export": [
         "ClipHFExportedConfig",
         "ClipHFExportedModel",

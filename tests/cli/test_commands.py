@@ -39,7 +39,7 @@ from clip_hf.utils.extras import MissingExtra
 
 COMMANDS = (
     *("classify", "convert", "train", "adapt", "evaluate", "compare", "interpolate", "soup", "stretch"),
-    *("embed", "search", "export", "env", "serve"),
+    *("embed", "search", "export", "env", "serve", "explain"),
 )
 
 
@@ -113,6 +113,7 @@ COMMAND_LINES = {
     "search": ["photos"],
     "export": ["m", "destination"],
     "env": [],
+    "explain": ["photo.png", "a cat", "--model", "m"],
     "serve": ["m"],
     "adapt": ["m", "digits", "-o", "adapted"],
 }

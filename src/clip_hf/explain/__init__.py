@@ -9,8 +9,8 @@ from .word_explanation import WordExplanation, explain_words
 
 
 __all__ = [
-    "METHODS",
     "ImageExplanation",
+    "METHODS",
     "WordExplanation",
     "attention_twin",
     "default_method",

@@ -47,8 +47,7 @@ def draw_heat(
     small = image.resize((max(1, width // shrink), max(1, height // shrink)), Image.Resampling.BOX)
     largest = max(float(np.nanmax(np.abs(maps))), np.finfo(np.float32).tiny)
     signed = bool(np.nanmin(maps) < 0)
-    scale = ScalarMappable(Normalize(-largest if signed else 0, largest), "PuOr_r" if signed else "inferno")
-    scale.cmap.set_bad((0.5, 0.5, 0.5, 0.0))
+    scale = ScalarMappable(Normalize(-largest if signed else 0, largest), "PuOr_r" if signed else "YlOrRd")
     columns = min(_PER_ROW, 1 + len(maps))
     rows = math.ceil((1 + len(maps)) / columns)
     panel = _PANEL * min(2.0, max(0.5, height / width)) + 0.6

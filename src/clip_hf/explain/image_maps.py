@@ -202,7 +202,11 @@ _USES_LAYERS = ("chefer", "rollout")
 
 
 def default_method(model: nn.Module) -> str:
-    """Return the method for a model's tower: `"chefer"` for a ViT, `"grad_cam"` for a ResNet."""
+    """Return the method for a model's tower: `"chefer"` for a ViT, `"grad_cam"` for a ResNet.
+
+    Args:
+        model ([`ClipHFModel`]): The model; a TypeError for one of another class.
+    """
     return "chefer" if is_vit(check_explainable(model)) else "grad_cam"
 
 

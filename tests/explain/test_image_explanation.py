@@ -1,0 +1,203 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Explanations of one picture: its own pixels, what the crop leaves out, and what is read and refused."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clip_hf import ClipHFImageProcessor, ClipHFProcessor, UnreadableImage
+from clip_hf.explain import METHODS, explain_image, image_maps, relevance
+from clip_hf.explain.heat_drawing import draw_heat
+from clip_hf.explain.image_explanation import read_picture
+from tiny_models import IMAGE_SIZE, as_transformers_clip, make_tiny_model
+
+
+TEXTS = ["a photo of a cat", "two dogs"]
+
+
+def test_a_wide_picture_is_explained_where_the_crop_showed_it(tower, tiny_processor, images):
+    model, picture = make_tiny_model(tower), images[2]  # 200 x 101
+    result = explain_image(model, tiny_processor, picture, TEXTS)
+    assert result.maps.shape == (2, 101, 200) and result.maps.dtype == np.float32 and result.image.size == (200, 101)
+    left, top, right, bottom = result.seen_box
+    # Resized to 126 x 64, of which 31 to 95 are kept: pixels 49.2 to 150.8 of 200.
+    assert (left, top, right, bottom) == (49, 0, 151, 101)
+    inside = np.zeros((101, 200), bool)
+    inside[top:bottom, left:right] = True
+    assert np.isfinite(result.maps[:, inside]).all() and np.isnan(result.maps[:, ~inside]).all()
+    pixel_values = tiny_processor(images=picture, return_tensors="pt").pixel_values
+    text_embeds = model.encode_text(**tiny_processor(text=TEXTS, return_tensors="pt"))
+    expected = image_maps(model, pixel_values, text_embeds)[0].numpy()
+    np.testing.assert_allclose(result.grid_maps, expected, rtol=1e-4, atol=1e-6)
+    cosines = (model.encode_image(pixel_values) @ text_embeds.T)[0].detach().numpy()
+    np.testing.assert_allclose(result.cosines, cosines, atol=1e-5)
+
+
+def test_values_lie_where_their_cells_are(tiny_processor):
+    """A cell's value is that of the pixel at its centre; between centres it changes linearly."""
+    picture = read_picture(tiny_processor, Image.new("RGB", (128, 128)))
+    grid = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    maps = picture.spread(grid)
+    cells = maps[0, 15::32, 15::32] / 2 + maps[0, 16::32, 16::32] / 2
+    np.testing.assert_allclose(cells[1:3, 1:3], grid[0, 1:3, 1:3], atol=1e-5)
+    np.testing.assert_allclose(np.diff(maps[0, 40, 16:112]), 1 / 32, atol=1e-5)
+    assert picture.seen_box() == (0, 0, 128, 128) and maps[0, 0, 0] == 0 and maps[0, -1, -1] == 15
+
+
+def test_a_strip_and_a_padded_picture():
+    model = make_tiny_model("vit")
+    processor = ClipHFImageProcessor(size=IMAGE_SIZE, crop_size=IMAGE_SIZE)
+    strip = read_picture(processor, Image.new("RGB", (3, 400)))
+    left, top, right, bottom = strip.seen_box()
+    assert (left, right) == (0, 3) and bottom - top == 3
+    padded = read_picture(ClipHFImageProcessor(do_resize=False, crop_size=IMAGE_SIZE), Image.new("RGB", (32, 40)))
+    assert padded.seen_box() == (0, 0, 32, 40)
+    np.testing.assert_array_equal(padded.places(0)[[0, -1]] * 64, [16.5, 47.5])
+    assert model.config.vision_config.image_size == IMAGE_SIZE
+
+
+def rgba() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 4), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def encoded(image: Image.Image, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["rgba", "path", "bytes", "16 bits", "background", "exif", "palette", "file"])
+def test_pictures_are_read_as_the_pipeline_reads_them(kind, tiny_processor, tmp_path):
+    image, options = rgba(), {}
+    if kind == "path":
+        image.save(tmp_path / "x.png")
+        image = str(tmp_path / "x.png")
+    elif kind == "bytes":
+        image = encoded(image, format="PNG")
+    elif kind == "file":
+        (tmp_path / "x.png").write_bytes(encoded(image, format="PNG"))
+        image = (tmp_path / "x.png").open("rb")
+    elif kind == "16 bits":
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (50, 70), dtype=np.uint16))
+        options = {"high_bit_depth": "scale"}
+    elif kind == "background":
+        options = {"background_color": "white"}
+    elif kind == "exif":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image = encoded(image.convert("RGB"), format="PNG", exif=exif)
+    elif kind == "palette":
+        image = image.convert("RGB").quantize(16)
+    picture = read_picture(tiny_processor, image, **options)
+    if kind == "file":
+        image.close()
+        image = str(tmp_path / "x.png")
+    expected = tiny_processor(images=image, return_tensors="pt", **options).pixel_values
+    assert torch.equal(picture.pixel_values, expected)
+    assert picture.image.size == ((50, 70) if kind == "exif" else (70, 50)) and picture.image.mode == "RGB"
+
+
+def test_templates_and_options(tiny_processor, images):
+    model = make_tiny_model("vit")
+    plain = explain_image(model, tiny_processor, images[0], ["cat", "dog"])
+    prompted = explain_image(model, tiny_processor, images[0], ["cat", "dog"], templates="a photo of a {}")
+    written = explain_image(model, tiny_processor, images[0], ["a photo of a cat", "a photo of a dog"])
+    np.testing.assert_allclose(prompted.grid_maps, written.grid_maps, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(plain.grid_maps, prompted.grid_maps) and prompted.texts == ["cat", "dog"]
+    fine = explain_image(model, tiny_processor, images[0], ["cat"], method="occlusion", window=16, stride=8)
+    assert fine.grid_maps.shape == (1, 8, 8) and fine.maps.shape == (1, 64, 80)
+    maps = relevance(model, tiny_processor, images[0], ["cat", "dog"], method="chefer")
+    np.testing.assert_array_equal(maps, plain.maps)
+
+
+def test_top_points_and_arrays(tiny_processor, images, tmp_path):
+    result = explain_image(make_tiny_model("vit"), tiny_processor, images[2], TEXTS)
+    for (x, y), values in zip(result.top_points(), result.maps, strict=True):
+        assert values[y, x] == np.nanmax(values)
+    result.save_arrays(tmp_path / "maps.npz")
+    with np.load(tmp_path / "maps.npz") as stored:
+        np.testing.assert_array_equal(stored["maps"], result.maps)
+        np.testing.assert_array_equal(stored["grid_maps"], result.grid_maps)
+        assert stored["texts"].tolist() == TEXTS and tuple(stored["seen_box"]) == result.seen_box
+        assert str(stored["method"]) == "chefer" and stored["cosines"].shape == (2,)
+    assert [path.name for path in tmp_path.iterdir()] == ["maps.npz"]
+    with pytest.raises(IsADirectoryError):
+        result.save_arrays(tmp_path)
+
+
+def test_a_drawing_shows_the_hot_place_and_shades_the_unseen():
+    """One panel is the picture, one each map; the hot half has the scale's last colour, the cold one its first."""
+    maps = np.full((2, 60, 120), np.nan, np.float32)
+    maps[:, :, 30:90] = 0
+    maps[0, :, 30:60] = 1.0
+    maps[1, :, 30:60] = 0.5
+    drawing = draw_heat(Image.new("RGB", (120, 60), "white"), maps, ["hot $x", "<b>\x1b"], (30, 0, 90, 60), "Test")
+    pixels = np.asarray(drawing).astype(int)
+    assert drawing.mode == "RGB" and drawing.width > 700
+    redness = pixels[..., 0] - pixels[..., 2]
+    columns = np.flatnonzero((redness > 60).sum(axis=0) > 40)
+    assert len(columns)
+    grey = (np.ptp(pixels, axis=2) < 8) & (pixels[..., 0] > 120) & (pixels[..., 0] < 200)
+    assert grey.sum() > 3 * 2 * 1000  # both sides of three panels
+
+
+def test_two_maps_share_one_scale():
+    maps = np.stack([np.full((40, 40), 1.0), np.full((40, 40), 0.1)]).astype(np.float32)
+    together = np.asarray(draw_heat(Image.new("RGB", (40, 40)), maps, ["a", "b"], (0, 0, 40, 40), "Test"))
+    height, width = together.shape[:2]
+    # The middles of the second and the third panel.
+    hot, cool = (together[height * 2 // 3, int(width * share)].astype(int) for share in (0.42, 0.7))
+    assert np.abs(hot - cool).sum() > 60
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_drawn(method, tower, tiny_processor, images, undrawn_plots):
+    result = explain_image(make_tiny_model(tower), tiny_processor, images[3], TEXTS[:1], method=method)
+    assert result.method == method and result.draw().mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"texts": []}, ValueError, "There are no labels"),
+        ({"texts": "a cat"}, TypeError, "must be a list of strings, not one string"),
+        ({"texts": ["a", "a"]}, ValueError, "must differ"),
+        ({"texts": ["cat " * 40]}, ValueError, r"has 42 tokens and the model takes 24\. Shorten it"),
+        ({"method": "gradcam"}, ValueError, "Did you mean 'grad_cam'"),
+        ({"layers": 9}, ValueError, "`layers` is 9; .* 1 to 3 in this model"),
+        ({"image": b"no picture"}, UnreadableImage, "not an image|cannot|identif|format"),
+        ({"image": "nowhere.png"}, UnreadableImage, "nowhere.png"),
+        ({"image": np.zeros((8, 8, 3), np.uint8)}, TypeError, r"pass PIL.Image.fromarray\(array\)"),
+        ({"image": 7}, TypeError, "expected a PIL image"),
+        ({"processor": object()}, TypeError, "`processor` is an object; explanations need a ClipHFProcessor"),
+        ({"frobnicate": 1}, TypeError, "frobnicate"),
+    ],
+)
+def test_bad_input(change, error, message, tiny_processor, images):
+    given = {"model": make_tiny_model("vit"), "processor": tiny_processor, "image": images[0], "texts": TEXTS}
+    with pytest.raises(error, match=message):
+        explain_image(**given | change)
+
+
+def test_transformers_clip_is_refused(tiny_processor, images):
+    with pytest.raises(TypeError, match="`model` is a CLIPModel; "):
+        explain_image(as_transformers_clip(make_tiny_model("vit")), tiny_processor, images[0], TEXTS)
+
+
+def test_a_16_bit_picture_is_refused_as_the_pipeline_refuses_it(tiny_processor):
+    deep = Image.fromarray(np.linspace(0, 65535, 4096, dtype=np.uint16).reshape(64, 64))
+    with pytest.raises(UnreadableImage, match="high_bit_depth='scale'"):
+        explain_image(make_tiny_model("vit"), tiny_processor, deep, TEXTS)
+
+
+def test_other_sizes_than_the_crop(tiny_tokenizer, images):
+    """Without a crop, all of the picture is seen."""
+    processor = ClipHFProcessor(ClipHFImageProcessor(size=IMAGE_SIZE, do_center_crop=False), tiny_tokenizer)
+    result = explain_image(make_tiny_model("vit"), processor, images[2], TEXTS)
+    assert result.grid_maps.shape == (2, 4, 7) and result.seen_box == (0, 0, 200, 101)
+    assert np.isfinite(result.maps).all()
