@@ -6,7 +6,7 @@ import argparse
 
 
 # tests/cli/test_commands.py holds that these are what `clip_hf.evaluation` and `clip_hf.ImageLimits` have.
-TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "adapters", "robustness", "moments")
+TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "adapters", "robustness", "moments", "explanation")
 AGGREGATES = ("embeddings", "probabilities")
 METRICS = ("map_11point", "mean_per_class", "roc_auc", "top1", "top1_top5_mean", "top5")
 IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (float, 60.0)}  # type and default
@@ -26,6 +26,7 @@ examples:
   clip-hf evaluate open_clip:ViT-B-32/laion2b_s34b_b79k --data cifar100
   clip-hf evaluate my_model --data films --num-frames 8 --templates actionclip          class folders of films
   clip-hf evaluate my_model --tasks moments --data highlight_val_release.jsonl --image-root films
+  clip-hf evaluate outputs/demo/vit/last --tasks explanation --data openmoji_scenes     are relevance maps faithful?
   torchrun --nproc_per_node 2 -m clip_hf evaluate my_model --data cifar10
 """
 

@@ -425,6 +425,8 @@ def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
     arrays, headline = result["arrays"], _headline(result)
     if result["task"] == "moments":
         return moment_row_values(metric, arrays) if {"first_ious", "average_precisions"} <= arrays.keys() else None
+    if result["task"] == "explanation":
+        return arrays.get(metric)
     recall = _RECALL.fullmatch(metric)
     if recall is not None and f"{recall[1]}_ranks" in arrays:
         return (arrays[f"{recall[1]}_ranks"] < int(recall[2])).astype(np.float64)

@@ -23,6 +23,7 @@ from .comparison import models_in
 from .tasks.adapter_heads import AdapterTask
 from .tasks.evaluation_result import EvaluationResult
 from .tasks.evaluation_task import EvaluationTask, TaskSettings
+from .tasks.explanation import ExplanationTask
 from .tasks.few_shot import FewShotTask
 from .tasks.linear_probe import LinearProbeTask
 from .tasks.moment_retrieval import MomentTask
@@ -41,6 +42,7 @@ TASKS: dict[str, EvaluationTask] = {
         AdapterTask(),
         RobustnessTask(),
         MomentTask(),
+        ExplanationTask(),
     )
 }
 """The evaluations that a suite can run, by name. A new one is a line here and a file in `tasks`."""

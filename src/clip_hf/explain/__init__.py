@@ -5,17 +5,22 @@
 from .attention_twin import attention_twin
 from .image_explanation import ImageExplanation, explain_image, relevance
 from .image_maps import METHODS, default_method, image_maps
+from .text_spans import HeadContributions, TextSpan, head_contributions, text_spans
 from .word_explanation import WordExplanation, explain_words
 
 
 __all__ = [
+    "HeadContributions",
     "ImageExplanation",
     "METHODS",
+    "TextSpan",
     "WordExplanation",
     "attention_twin",
     "default_method",
     "explain_image",
     "explain_words",
+    "head_contributions",
     "image_maps",
     "relevance",
+    "text_spans",
 ]

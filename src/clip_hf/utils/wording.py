@@ -11,6 +11,7 @@ INTERVAL = "interval_95"
 TASK_TITLES = {
     "adaptation": "Adaptation",
     "adapters": "Adapter heads",
+    "explanation": "Faithfulness of relevance maps",
     "few_shot": "Few-shot classification",
     "label_probe": "Label probe",
     "linear_probe": "Linear probe",

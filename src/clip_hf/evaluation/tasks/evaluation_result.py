@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Endings of metrics that are shown as they are; all others are shares, shown as percentages.
-_PLAIN_METRICS = ("median_rank", "shots_to_match_zero_shot", "lambda", "slope", "r_squared", "intercept")
+_PLAIN_METRICS = (
+    "median_rank",
+    "shots_to_match_zero_shot",
+    "lambda",
+    "slope",
+    "r_squared",
+    "intercept",
+    "rank_correlation",
+)
 # Decimals of percentages, in tables, cards and plots alike.
 _DECIMALS = 2
 # Endings of metrics that are differences of shares, shown in points.
