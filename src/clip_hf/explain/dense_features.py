@@ -17,6 +17,7 @@ from .image_maps import is_vit
 _MOST_SURGERY_LAYERS = 6  # in the authors' code, of 12 or 24
 _POOL_FACTOR = 8  # of the scale, for the unit vectors of a ResNet's pool, in the authors' code
 _WINDOWS_BATCH = 64
+_RESNET_STRIDE = 32
 
 
 def _value_attention(attention: ClipHFMultiHeadAttention, hidden_states: torch.Tensor, is_pool: bool) -> torch.Tensor:
@@ -90,13 +91,11 @@ def _resnet_dense(model: ClipHFModel, pixel_values: torch.Tensor, method: str) -
 def _window_features(model: ClipHFModel, pixel_values: torch.Tensor, window: int | None) -> torch.Tensor:
     """Embeddings of squares around each place, (batch, rows, columns, dim), each resized to the tower's size."""
     height, width = pixel_values.shape[2:]
-    config = model.config.vision_config
-    cell = config.patch_size if is_vit(model) else 32
-    shorter = min(height, width)
+    cell, shorter = place_edge(model), min(height, width)
     window = max(cell, shorter // 2) if window is None else check_whole("window", window, 1)
     if window > shorter:
         raise ValueError(f"`window` is {window}; it must not be larger than the images of {height} x {width} pixels.")
-    size = (config.image_size, config.image_size)
+    size = (model.config.vision_config.image_size,) * 2
 
     def starts(length: int) -> list[int]:
         centres = [cell * i + cell // 2 for i in range(length // cell)]
@@ -114,6 +113,21 @@ def _window_features(model: ClipHFModel, pixel_values: torch.Tensor, window: int
 
 DENSE_METHODS = ("maskclip", "surgery", "token", "windows")
 """How [`dense_features`] are made, by name."""
+
+
+def place_edge(model: ClipHFModel) -> int:
+    """Pixels along the edge of one place: a ViT's patch, or what one place of a ResNet's last feature map covers."""
+    return model.config.vision_config.patch_size if is_vit(model) else _RESNET_STRIDE
+
+
+def check_dense_method(method: str) -> str:
+    """Return the method's name; ValueError, with the names, if there is none of this name."""
+    if method not in DENSE_METHODS:
+        raise ValueError(
+            f"`method` is {method!r}; it must be one of {', '.join(DENSE_METHODS)}."
+            f"{did_you_mean(str(method), DENSE_METHODS)}"
+        )
+    return method
 
 
 def dense_features(
@@ -148,16 +162,11 @@ def dense_features(
         TypeError: if the model is of another class, or `pixel_values` no tensor.
         ValueError: if the method is unknown, a shape is wrong, or an image is smaller than one place.
     """
-    plain = check_explainable(model)
-    if method not in DENSE_METHODS:
-        raise ValueError(
-            f"`method` is {method!r}; it must be one of {', '.join(DENSE_METHODS)}."
-            f"{did_you_mean(str(method), DENSE_METHODS)}"
-        )
+    plain, method = check_explainable(model), check_dense_method(method)
     if window is not None and method != "windows":
         raise ValueError(f"`window` belongs to the method windows, not {method}.")
     check_pixel_values(pixel_values, plain.config.vision_config.num_channels)
-    cell = plain.config.vision_config.patch_size if is_vit(plain) else 32
+    cell = place_edge(plain)
     if min(pixel_values.shape[2:]) < cell:
         height, width = pixel_values.shape[2:]
         raise ValueError(f"The images are {height} x {width} pixels; one place of this tower is {cell} x {cell}.")
