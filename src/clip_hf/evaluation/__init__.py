@@ -45,6 +45,7 @@ from .registry.evaluation_data import (
     load_retrieval_splits,
     load_splits,
 )
+from .registry.located_data import LocatedData, load_located
 from .registry.moment_data import MomentData, load_moments
 from .suite import TASKS, SuiteOptions, run_suite
 from .tasks.adapter_heads import AdapterOptions, AdapterResult, compare_heads, evaluate_adapters
@@ -52,6 +53,19 @@ from .tasks.bias import LabelProbeOptions, compare_label_sets, evaluate_label_pr
 from .tasks.bias_results import LabelProbeResult, LabelSetComparison
 from .tasks.evaluation_result import EvaluationResult
 from .tasks.evaluation_task import EvaluationTask, TaskSettings
+from .tasks.explanation import ExplanationOptions, ExplanationResult, evaluate_explanation
+from .tasks.faithfulness import (
+    MEANINGLESS_MAPS,
+    MapCurve,
+    MapMeasure,
+    RandomWeightsCheck,
+    choice_game,
+    deletion_curve,
+    insertion_curve,
+    pointing_game,
+    probability_score,
+    random_weights_check,
+)
 from .tasks.few_shot import FewShotOptions, FewShotResult, evaluate_few_shot, few_shot
 from .tasks.imagenet_shifts import baseline_accuracies, shift_names, subset_classes, subset_rows, subset_scores
 from .tasks.linear_probe import (
@@ -87,6 +101,8 @@ __all__ = [
     "Comparison",
     "EvaluationResult",
     "EvaluationTask",
+    "ExplanationOptions",
+    "ExplanationResult",
     "FeatureHead",
     "FewShotOptions",
     "FewShotResult",
@@ -97,11 +113,16 @@ __all__ = [
     "LinearClassifier",
     "LinearProbeOptions",
     "LinearProbeResult",
+    "LocatedData",
     "LogisticRegressionOptions",
     "LogitLine",
+    "MEANINGLESS_MAPS",
+    "MapCurve",
+    "MapMeasure",
     "MomentData",
     "MomentOptions",
     "MomentResult",
+    "RandomWeightsCheck",
     "RegistryEntry",
     "RetrievalData",
     "RetrievalOptions",
@@ -122,6 +143,7 @@ __all__ = [
     "bootstrap_interval",
     "bootstrap_mean_interval",
     "caption_ids",
+    "choice_game",
     "class_embeddings",
     "clip_score",
     "compare_adaptation",
@@ -131,8 +153,10 @@ __all__ = [
     "compare_under_shift",
     "confusion_matrix",
     "dataset_names",
+    "deletion_curve",
     "effective_robustness",
     "evaluate_adapters",
+    "evaluate_explanation",
     "evaluate_few_shot",
     "evaluate_label_probe",
     "evaluate_linear_probe",
@@ -147,11 +171,13 @@ __all__ = [
     "fit_logit_line",
     "fit_scaling",
     "get_dataset",
+    "insertion_curve",
     "interval_iou",
     "label_probe",
     "linear_probe",
     "load_class_names",
     "load_classification",
+    "load_located",
     "load_moments",
     "load_results",
     "load_retrieval",
@@ -165,6 +191,9 @@ __all__ = [
     "per_class_accuracy",
     "plot_predictions",
     "plot_similarities",
+    "pointing_game",
+    "probability_score",
+    "random_weights_check",
     "recall_at_k",
     "ref_clip_score",
     "retrieval_ranks",

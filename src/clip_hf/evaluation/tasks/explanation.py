@@ -60,15 +60,16 @@ class ExplanationOptions(EvaluationOptions):
         ValueError: if a value is not as above.
     """
 
-    methods: Sequence[str] = tuple(METHODS)
+    methods: Sequence[str] | None = None
     template: str = "{}"
     steps: int = 16
     checked_images: int = 32
 
     def __post_init__(self):
         super().__post_init__()
-        unknown = [method for method in self.methods if method not in METHODS]
-        if isinstance(self.methods, str) or unknown or not self.methods:
+        methods = tuple(METHODS) if self.methods is None else self.methods
+        object.__setattr__(self, "methods", methods)
+        if isinstance(methods, str) or not methods or any(method not in METHODS for method in methods):
             raise ValueError(
                 f"`methods` is {self.methods!r}; it must be a list of one or more of {', '.join(METHODS)}."
             )
@@ -158,7 +159,7 @@ class ExplanationResult(MeasuredResult):
         return figure
 
 
-def evaluate_explanations(
+def evaluate_explanation(
     model: Any, data: Any, options: ExplanationOptions | None = None, *, processor: Any = None
 ) -> ExplanationResult:
     """Evaluate the relevance maps of a model by pointing game, deletion, insertion and random weights.
@@ -182,9 +183,9 @@ def evaluate_explanations(
     Example:
 
     ```python
-    >>> from clip_hf.evaluation import evaluate_explanations
+    >>> from clip_hf.evaluation import evaluate_explanation
 
-    >>> result = evaluate_explanations("outputs/demo/vit/last", "openmoji_scenes")
+    >>> result = evaluate_explanation("outputs/demo/vit/last", "openmoji_scenes")
     >>> print(result.values["chefer_pointing"], result.chance["chefer_pointing"])
     ```
     """
@@ -393,4 +394,4 @@ class ExplanationTask(EvaluationTask):
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> ExplanationResult:
         """Make the maps and measure them."""
         options = ExplanationOptions(resamples=settings.resamples, seed=settings.seed, encoding=settings.encoding)
-        return evaluate_explanations(encoder, parts["test"], options)
+        return evaluate_explanation(encoder, parts["test"], options)
