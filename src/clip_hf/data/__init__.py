@@ -11,6 +11,7 @@ from ..utils.atomic import replaced_folder
 from .augmentation import Augmentation, random_square_crop
 from .captioned_images import load_pairs, split_names
 from .collator import ImageTextCollator
+from .composed_scenes import SCENE_CLASSES, load_composed_scenes
 from .curation import Duplicates, QueryBalance, balance_by_query, deduplicate, queries_from_captions
 from .holdout import hold_out
 from .image_text import ImageTextDataset, read_captions
@@ -45,6 +46,7 @@ __all__ = [
     "PairOptions",
     "QueryBalance",
     "REVERSED_ACTIONS",
+    "SCENE_CLASSES",
     "SkipCounter",
     "SkippedRow",
     "balance_by_query",
@@ -52,6 +54,7 @@ __all__ = [
     "deduplicate",
     "hold_out",
     "iter_texts",
+    "load_composed_scenes",
     "load_line_drawings",
     "load_moving_drawings",
     "load_openmoji",

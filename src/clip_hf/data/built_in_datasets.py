@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import datasets
 
+from .composed_scenes import load_composed_scenes
 from .digits import load_digits_parts
 from .line_drawings import load_line_drawings
 from .moving_drawings import load_moving_drawings
@@ -29,6 +30,7 @@ _OPENMOJI_CREDIT = "OpenMoji (openmoji.org, CC BY-SA 4.0)"
 BUILT_IN_DATASETS: dict[str, BuiltInDataset] = {
     "openmoji": BuiltInDataset(load_openmoji, _OPENMOJI_CREDIT, OPENMOJI_TEMPLATES),
     "openmoji_lines": BuiltInDataset(load_line_drawings, _OPENMOJI_CREDIT, OPENMOJI_TEMPLATES),
+    "openmoji_scenes": BuiltInDataset(load_composed_scenes, _OPENMOJI_CREDIT, OPENMOJI_TEMPLATES),
     "openmoji_skin_tones": BuiltInDataset(load_openmoji_skin_tones, _OPENMOJI_CREDIT),
     "moving-drawings": BuiltInDataset(load_moving_drawings, _OPENMOJI_CREDIT),
     "placed-drawings": BuiltInDataset(load_placed_drawings, _OPENMOJI_CREDIT),

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Heat maps over a picture, drawn."""
+"""Heat maps and classes over a picture, drawn."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..utils.extras import require_extra
-from ..utils.figures import new_figure
+from ..utils.figures import COLOURS, new_figure
 from ..utils.wording import escape_name
 
 
@@ -67,6 +67,58 @@ def draw_heat(
             place.set_title("\n".join(map(_shorten, title.split("\n"))), parse_math=False)
             _frame(place, seen_box, (width, height))
         figure.colorbar(scale, ax=axes, shrink=0.8, label="relevance")
+        canvas = FigureCanvasAgg(figure)
+        figure.set_dpi(_DPI)
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def draw_classes(
+    image: Image.Image, classes: np.ndarray, labels: Sequence[str], seen_box: tuple[int, int, int, int], title: str
+) -> Image.Image:
+    """Draw a picture and, beside it, the classes of its pixels in colours over it, with a legend.
+
+    Args:
+        image (`PIL.Image.Image`): The picture, RGB.
+        classes (`np.ndarray` of shape `(height, width)`): Index of each pixel's label; negative: none.
+        labels (`Sequence[str]`): The labels; those that occur are in the legend, the most frequent first.
+        seen_box (`tuple[int, int, int, int]`): Left, top, right and bottom of a frame in the picture.
+        title (`str`): The drawing's title.
+
+    Returns:
+        `PIL.Image.Image`: the drawing, RGB.
+    """
+    require_extra("explain", "Drawing classes", "matplotlib")
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Patch
+
+    shrink = max(1, math.ceil(max(image.size) / _LONGEST_EDGE))
+    (width, height), extent = image.size, (0, image.width, image.height, 0)
+    small = image.resize((max(1, width // shrink), max(1, height // shrink)), Image.Resampling.BOX)
+    counts = np.bincount(classes[classes >= 0], minlength=len(labels))
+    present = [int(number) for number in np.argsort(-counts, kind="stable") if counts[number]]
+    # Beyond those that colour-blind readers can tell apart, colours of the rainbow: the legend has them in order.
+    rainbow = colormaps["hsv"](np.linspace(0, 0.9, max(1, len(present))))[:, :3]
+    colours = [to_rgb(name) for name in COLOURS] if len(present) <= len(COLOURS) else rainbow
+    painted = np.zeros((*classes.shape, 4), np.float32)
+    for number, colour in zip(present, colours, strict=False):
+        painted[classes == number] = (*colour, 0.6)
+    panel = _PANEL * min(2.0, max(0.5, height / width)) + 0.6
+    with new_figure(title, 0.8 + max(panel, 0.22 * len(present)), 2 * _PANEL + 2.4) as figure:
+        left, right = figure.subplots(1, 2)
+        left.imshow(small, extent=extent)
+        right.imshow(small.convert("L"), extent=extent, cmap="gray", vmin=0, vmax=255)
+        right.imshow(painted[::shrink, ::shrink], extent=extent, interpolation="nearest")
+        for place in (left, right):
+            place.set_axis_off()
+            _frame(place, seen_box, (width, height))
+        handles = [
+            Patch(color=colour, label=f"{_shorten(labels[number])} {counts[number] / counts.sum():.0%}")
+            for number, colour in zip(present, colours, strict=False)
+        ]
+        right.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5))
         canvas = FigureCanvasAgg(figure)
         figure.set_dpi(_DPI)
         canvas.draw()

@@ -273,8 +273,8 @@ class ClipHFAttentionPool(ClipHFMultiHeadAttention):
             init_normal_(projection.weight, std)
             init_like_torch_linear_(projection, factor, weight=False)
 
-    def forward(self, feature_map: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs):
-        """(batch, hidden_size, height, width) -> (batch, hidden_size), and weights (batch, heads, 1, positions)."""
+    def embed_places(self, feature_map: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        """The average and all places with their positions, `(batch, 1 + height * width, hidden_size)`."""
         height, width = feature_map.shape[2:]
         # (1 + grid_size ** 2, hidden_size)
         positions = first_embeddings(self.position_embedding, self.grid_size**2 + 1, feature_map.device)
@@ -288,7 +288,11 @@ class ClipHFAttentionPool(ClipHFMultiHeadAttention):
                 )
             positions = interpolate_positions(positions, self.grid_size, height, width)
         x = feature_map.flatten(2).transpose(1, 2)  # (batch, height * width, hidden_size)
-        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + positions.to(x.dtype)
+        return torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + positions.to(x.dtype)
+
+    def forward(self, feature_map: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs):
+        """(batch, hidden_size, height, width) -> (batch, hidden_size), and weights (batch, heads, 1, positions)."""
+        x = self.embed_places(feature_map, interpolate_pos_encoding)
         pooled, weights = self.attend(x[:, :1], x, **kwargs)  # only this query's output is used
         return pooled[:, 0], weights
 
