@@ -11,39 +11,49 @@ from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
 
 
-def check_explainable(model: nn.Module) -> nn.Module:
+def check_explainable(model: nn.Module) -> ClipHFModel:
     """Return the plain model behind `torch.compile` or peft, or the model itself.
 
     Raises:
-        TypeError: if it is not a [`ClipHFModel`].
+        TypeError: if it is not a [`ClipHFModel`], or one of films.
+        ValueError: if some weights are offloaded, so that they are not in memory.
     """
-    model = getattr(model, "_orig_mod", model)
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain = getattr(model, "_orig_mod", model)
+    plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain
     if not isinstance(plain, ClipHFModel):
         raise TypeError(
-            f"`model` is {type_of(model)}; explanations need a ClipHFModel, whose layers they look into. "
+            f"`model` is {type_of(plain)}; explanations need a ClipHFModel, whose layers they look into. "
             "`ClipHFModel.from_pretrained(path)` reads every CLIP: ours, transformers', OpenAI's and open_clip's."
         )
+    if plain.config.model_type != "clip_hf":
+        raise TypeError(f"`model` is {type_of(plain)}, of films; explanations need a ClipHFModel of pictures.")
+    if any(tensor.is_meta for tensor in plain.parameters()):
+        raise ValueError("Some weights of `model` are offloaded; load it whole onto one device to explain it.")
     return plain
 
 
 def attention_twin(model: nn.Module) -> ClipHFModel:
     """Return a copy of a model that shares its weights and computes attention so that its weights can be seen.
 
-    It is in evaluation mode and uses the eager implementation. The caller's model keeps its mode, configuration,
-    gradients and hooks, so that other threads may use it meanwhile. The copy costs no memory to speak of.
+    - It is in evaluation mode and uses the eager implementation.
+    - The caller's model keeps its mode, configuration and gradients, so that other threads may use it meanwhile.
+    - The weights are the same objects, so the copy takes no memory to speak of, and follows changes of them.
+    - Forward hooks come along, because pruning and other tools work through them.
 
     Args:
-        model ([`ClipHFModel`]): The model, also compiled or with adapters of peft.
+        model ([`ClipHFModel`]): The model, also compiled, folded, in half precision or with adapters of peft.
 
     Returns:
         [`ClipHFModel`]: the copy.
 
     Raises:
         TypeError: if it is a model of another class.
+        ValueError: if some weights are offloaded.
     """
     plain = check_explainable(model)
     shared: dict[int, torch.Tensor] = {id(tensor): tensor for tensor in (*plain.parameters(), *plain.buffers())}
+    for module in plain.modules():  # pruned weights are plain attributes, which torch would refuse to copy
+        shared |= {id(value): value for value in vars(module).values() if isinstance(value, torch.Tensor)}
     twin = copy.deepcopy(plain, shared)
     twin.set_attn_implementation("eager")
     return twin.eval()

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Relevance of the places of an image for texts. Maps are (images, texts, rows, columns), float32."""
+"""Relevance of the places of an image for texts. Maps are (images, texts, rows, columns)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,21 +9,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..model.checks_clip_hf import check_whole, did_you_mean
+from ..model.checks_clip_hf import check_whole, did_you_mean, type_of
 from ..model.modeling_clip_hf import ClipHFModel
-from .attention_twin import attention_twin
+from ..model.modeling_clip_hf_base import check_pixel_values
+from .attention_twin import attention_twin, check_explainable
+
+
+# Covered images that go through the model at once.
+_OCCLUDED_BATCH = 64
 
 
 @dataclass
-class Request:
-    """What a method is asked: a twin of the model, images, and the embeddings of texts.
+class MapRequest:
+    """What a method is asked: images, texts, and a twin of the model ([`attention_twin`]).
 
     Args:
-        twin ([`ClipHFModel`]): What [`attention_twin`] returned.
-        pixel_values (`torch.Tensor`): `(images, 3, height, width)`, as the processor makes them.
-        text_embeds (`torch.Tensor`): `(texts, dim)`, L2-normalised.
-        layers (`"all"`, `"last"` or `int`): Attention layers that count, the last so many.
-        window, stride (`int`, *optional*): Occlusion: pixels of the covered square, and of its steps.
+        twin ([`ClipHFModel`]): The twin, whose weights may be of any dtype.
+        pixel_values (`torch.Tensor` of shape `(images, 3, height, width)`): As the processor makes them.
+        text_embeds (`torch.Tensor` of shape `(texts, dim)`): L2-normalised.
+        layers (`"all"`, `"last"` or `int`): Which attention layers count: so many of the last.
+        window, stride (`int`, *optional*): Occlusion: pixels of the covered square's edge, and of its steps.
     """
 
     twin: ClipHFModel
@@ -36,89 +41,202 @@ class Request:
     @property
     def is_vit(self) -> bool:
         """Whether the vision tower is a ViT."""
-        return self.twin.config.vision_config.model_type == "clip_hf_vit"
+        return is_vit(self.twin)
 
-    def forward(self, pixel_values: torch.Tensor | None = None, **kwargs: Any) -> tuple[torch.Tensor, Any]:
-        """Cosines (images, texts), and the vision tower's output."""
-        pixel_values = self.pixel_values if pixel_values is None else pixel_values
+    def cosines(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, Any]:
+        """Cosines `(images, texts)`, and the vision tower's output."""
         output = self.twin.get_image_features(pixel_values, interpolate_pos_encoding=True, **kwargs)
-        return nn.functional.normalize(output.pooler_output, dim=-1) @ self.text_embeds.T, output
+        embeds = output.pooler_output.to(self.text_embeds.dtype)
+        return nn.functional.normalize(embeds, dim=-1) @ self.text_embeds.T, output
 
     def attentions(self, output: Any) -> tuple[torch.Tensor, ...]:
-        """The weights (images, heads, queries, keys) of the layers that count, the last one last."""
-        found = output.attentions
-        number = {"all": len(found), "last": 1}.get(self.layers, self.layers)
-        if isinstance(number, str) or check_whole("layers", number, 1) > len(found):
-            raise ValueError(
-                f"`layers` is {self.layers!r}; it must be 'all', 'last', or a number of last layers from 1 to "
-                f"{len(found)}."
-            )
-        return found[-number:]
+        """The weights `(images, heads, queries, keys)` of the layers that count, the last one last."""
+        return last_layers(output.attentions, self.layers)
 
-    def grid(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(..., places) -> (..., rows, columns)."""
-        height, width = self.pixel_values.shape[2:]
-        if self.is_vit:
-            patch = self.twin.config.vision_config.patch_size
-            return tokens.unflatten(-1, (height // patch, width // patch))
-        return tokens.unflatten(-1, (height // 32, width // 32))
+    def grid_size(self, output: Any) -> tuple[int, int]:
+        """Rows and columns of a ViT's patches, or of a ResNet's last feature map."""
+        if not self.is_vit:
+            return tuple(output.last_hidden_state.shape[2:])
+        patch = self.twin.config.vision_config.patch_size
+        return self.pixel_values.shape[2] // patch, self.pixel_values.shape[3] // patch
 
 
-def chefer_maps(request: Request) -> torch.Tensor:
-    """Gradient-weighted attention relevance (Chefer et al. 2021): from layer to layer
-    `R <- R + mean over heads of (gradient x attention, where positive) R`, and the pooled token's row of it.
+def is_vit(model: ClipHFModel) -> bool:
+    """Whether a model's vision tower is a ViT and not a ResNet."""
+    return model.config.vision_config.model_type == "clip_hf_vit"
 
-    The gradient is of the logit, `exp(logit_scale)` times the cosine, as in the authors' code. A ResNet has one such
-    layer, the attention pool.
+
+def last_layers(attentions: tuple[torch.Tensor, ...], layers: str | int) -> tuple[torch.Tensor, ...]:
+    """The layers that `layers` names: `"all"`, `"last"`, or so many of the last.
+
+    Raises:
+        ValueError: if there are not so many, or it is none of these.
     """
-    with torch.enable_grad():
-        cosines, output = request.forward(request.pixel_values.requires_grad_(), output_attentions=True)
-        attentions = request.attentions(output)
-        logits = request.twin.logit_scale.exp() * cosines
-        return torch.stack([_chefer_map(request, column, attentions) for column in logits.unbind(1)], dim=1)
+    number = {"all": len(attentions), "last": 1}.get(layers, layers) if isinstance(layers, str) else layers
+    if isinstance(number, str) or check_whole("layers", number, 1) > len(attentions):
+        raise ValueError(
+            f"`layers` is {layers!r}; it must be 'all', 'last', or how many of the last layers count, 1 to "
+            f"{len(attentions)} in this model."
+        )
+    return attentions[len(attentions) - number :]
 
 
-def _chefer_map(request: Request, logits: torch.Tensor, attentions: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    gradients = torch.autograd.grad(logits.sum(), attentions, retain_graph=True)
-    size = attentions[0].shape[-1]
-    relevance = torch.eye(size, dtype=torch.promote_types(logits.dtype, torch.float32), device=logits.device)
+def attention_relevance(scores: torch.Tensor, attentions: tuple[torch.Tensor, ...], keep_graph: bool) -> torch.Tensor:
+    """Chefer's relevance of each token for each other, `(batch, queries, keys)`.
+
+    `scores` are summed; score i of the batch must depend on row i of the weights `(batch, heads, queries, keys)` only.
+    """
+    gradients = torch.autograd.grad(scores.sum(), attentions, retain_graph=keep_graph)
+    dtype = torch.promote_types(attentions[0].dtype, torch.float32)
+    relevance = torch.eye(attentions[0].shape[-1], dtype=dtype, device=scores.device)
     for gradient, weights in zip(gradients, attentions, strict=True):
-        weighted = (
-            (gradient * weights).detach().to(relevance.dtype).clamp(min=0).mean(dim=1)
-        )  # (images, queries, keys)
+        weighted = (gradient.to(dtype) * weights.detach().to(dtype)).clamp(min=0).mean(dim=1)
+        # The attention pool has one query, the mean, which is no token of the map.
         relevance = weighted if weights.shape[2] == 1 else relevance + weighted @ relevance
-    return request.grid(relevance[:, 0, 1:])
+    return relevance
 
 
-def grad_cam_maps(request: Request) -> torch.Tensor:
-    """Grad-CAM (Selvaraju et al. 2017) of the cosine: channels weighted by their mean gradient, where positive.
+def chefer_maps(request: MapRequest) -> torch.Tensor:
+    """Gradient-weighted attention relevance (Chefer et al. 2021, section 3.2): from layer to layer
+    `R <- R + (mean over heads of (gradient x attention) where positive) R`; a map is the pooled token's row of R.
 
-    The features are a ResNet's last feature map, before the attention pool, or a ViT's patches before the last
-    layer, after which no gradient reaches them.
+    The gradient is that of the logit, `exp(logit_scale)` times the cosine, as in the authors' code for CLIP. A ResNet
+    has one attention layer, its attention pool.
     """
-    with torch.enable_grad():
-        pixel_values = request.pixel_values.requires_grad_()
-        cosines, output = request.forward(pixel_values, output_hidden_states=True)
-        features = output.hidden_states[-2] if request.is_vit else output.last_hidden_state
-        maps = []
-        for column in cosines.unbind(1):
-            (gradient,) = torch.autograd.grad(column.sum(), features, retain_graph=True)
-            values, gradient = features.detach().float(), gradient.float()
-            if request.is_vit:  # (images, 1 + patches, hidden_size)
-                cam = (values * gradient[:, 1:].mean(dim=1, keepdim=True)).sum(dim=-1)[:, 1:]
-            else:  # (images, hidden_size, rows, columns)
-                cam = (values * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1).flatten(1)
-            maps.append(request.grid(cam.clamp(min=0)))
-        return torch.stack(maps, dim=1)
+    cosines, output = request.cosines(request.pixel_values.requires_grad_(), output_attentions=True)
+    attentions, grid = request.attentions(output), request.grid_size(output)
+    logits = request.twin.logit_scale.detach().exp() * cosines
+    maps = [attention_relevance(column, attentions, True)[:, 0, 1:] for column in logits.unbind(1)]
+    return torch.stack(maps, dim=1).unflatten(-1, grid)
 
 
-METHODS: dict[str, Callable[[Request], torch.Tensor]] = {"chefer": chefer_maps, "grad_cam": grad_cam_maps}
-"""How maps can be made, by name."""
+def grad_cam_maps(request: MapRequest) -> torch.Tensor:
+    """Grad-CAM (Selvaraju et al. 2017, equations 1 and 2) of the cosine: the channels' sum, each weighted by its mean
+    gradient, where positive.
+
+    The features are a ResNet's last feature map, before the attention pool, or a ViT's patches before the last layer:
+    after it no gradient reaches them, because only the class token is pooled.
+    """
+    cosines, output = request.cosines(request.pixel_values.requires_grad_(), output_hidden_states=True)
+    features = output.hidden_states[-2] if request.is_vit else output.last_hidden_state
+    grid, maps = request.grid_size(output), []
+    for column in cosines.unbind(1):
+        (gradient,) = torch.autograd.grad(column.sum(), features, retain_graph=True)
+        values, gradient = (x.detach().to(request.text_embeds.dtype) for x in (features, gradient))
+        if request.is_vit:  # (images, 1 + patches, hidden_size)
+            cam = (values * gradient[:, 1:].mean(dim=1, keepdim=True)).sum(dim=-1)[:, 1:]
+        else:  # (images, hidden_size, rows, columns)
+            cam = (values * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1).flatten(1)
+        maps.append(cam.clamp(min=0))
+    return torch.stack(maps, dim=1).unflatten(-1, grid)
+
+
+@torch.no_grad()
+def rollout_maps(request: MapRequest) -> torch.Tensor:
+    """Attention rollout (Abnar and Zuidema 2020, section 3): the product over the layers of `(A + I) / 2`, A the mean
+    over heads; a map is the pooled token's row. It is the same for every text. A ResNet's is its attention pool's A.
+    """
+    _, output = request.cosines(request.pixel_values, output_attentions=True)
+    rollout = None
+    for weights in request.attentions(output):
+        mean = weights.to(request.text_embeds.dtype).mean(dim=1)  # (images, queries, keys)
+        if mean.shape[1] > 1:
+            mean = (mean + torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)) / 2
+        rollout = mean if rollout is None else mean @ rollout
+    maps = rollout[:, 0, 1:].unflatten(-1, request.grid_size(output))
+    return maps[:, None].expand(-1, len(request.text_embeds), -1, -1).clone()
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixel of each window along an edge; the last window ends at the edge."""
+    return sorted({*range(0, length - window + 1, stride), length - window})
+
+
+@torch.no_grad()
+def occlusion_maps(request: MapRequest) -> torch.Tensor:
+    """Occlusion (Zeiler and Fergus 2014, section 4.2): how much the cosine drops when a square is covered with the
+    image's mean colour; negative where it rises. It needs no gradient and no attention, so it is the plain reference.
+
+    A pixel's value is the mean over the squares that cover it; a map's cell, `stride` pixels wide, has the mean of its
+    pixels. By default a cell is one of the grid, and a square two of them, half the image at most.
+    """
+    pixel_values = request.pixel_values
+    images, _, height, width = pixel_values.shape
+    whole, output = request.cosines(pixel_values)
+    rows, columns = request.grid_size(output)
+    cell = min(height // rows, width // columns)
+    stride = cell if request.stride is None else check_whole("stride", request.stride, 1)
+    default = max(1, min(2 * cell, min(height, width) // 2))
+    window = default if request.window is None else check_whole("window", request.window, 1)
+    if window > min(height, width) or stride > window:
+        raise ValueError(
+            f"`window` is {window} and `stride` {stride} pixels; the window must fit into the image of {height} x "
+            f"{width}, and the stride must not exceed the window, or pixels would be left out."
+        )
+    starts = [(y, x) for y in window_starts(height, window, stride) for x in window_starts(width, window, stride)]
+    colour = pixel_values.mean(dim=(2, 3))[..., None, None]
+    drops = whole.new_zeros(images, len(request.text_embeds), height, width)
+    counts = whole.new_zeros(height, width)
+    per_batch = max(1, _OCCLUDED_BATCH // images)
+    for begin in range(0, len(starts), per_batch):
+        part = starts[begin : begin + per_batch]
+        covered = pixel_values.repeat(len(part), 1, 1, 1)  # (windows * images, 3, height, width)
+        for index, (y, x) in enumerate(part):
+            covered[index * images : (index + 1) * images, :, y : y + window, x : x + window] = colour
+        cosines = request.cosines(covered, pooled_only=True)[0].unflatten(0, (len(part), images))
+        for (y, x), cosine in zip(part, cosines, strict=True):
+            drops[..., y : y + window, x : x + window] += (whole - cosine)[..., None, None]
+            counts[y : y + window, x : x + window] += 1
+    cells = nn.functional.avg_pool2d(drops / counts, stride, ceil_mode=True)
+    return cells[..., :rows, :columns] if request.stride is None else cells
+
+
+METHODS: dict[str, Callable[[MapRequest], torch.Tensor]] = {
+    "chefer": chefer_maps,
+    "grad_cam": grad_cam_maps,
+    "rollout": rollout_maps,
+    "occlusion": occlusion_maps,
+}
+"""How maps are made, by name: each is a function of a `MapRequest`."""
+_USES_LAYERS = ("chefer", "rollout")
 
 
 def default_method(model: nn.Module) -> str:
     """Return the method for a model's tower: `"chefer"` for a ViT, `"grad_cam"` for a ResNet."""
-    return "chefer" if model.config.vision_config.model_type == "clip_hf_vit" else "grad_cam"
+    return "chefer" if is_vit(check_explainable(model)) else "grad_cam"
+
+
+def check_method(method: str | None, model: nn.Module) -> str:
+    """Return the method's name, the default for `None`; ValueError, with the names, if there is none of this name."""
+    if method is None:
+        return default_method(model)
+    if method not in METHODS:
+        raise ValueError(
+            f"`method` is {method!r}; it must be one of {', '.join(METHODS)}.{did_you_mean(method, METHODS)}"
+        )
+    return method
+
+
+def _check_options(method: str, layers: str | int, window: int | None, stride: int | None) -> None:
+    if layers != "all" and method not in _USES_LAYERS:
+        raise ValueError(f"`layers` is {layers!r}, but {method} has no such choice; {' and '.join(_USES_LAYERS)} do.")
+    if method != "occlusion" and not (window is stride is None):
+        raise ValueError(f"`window` and `stride` belong to the method occlusion, not {method}.")
+
+
+def _check_text_embeds(text_embeds: torch.Tensor, dim: int) -> None:
+    if not isinstance(text_embeds, torch.Tensor):
+        raise TypeError(f"`text_embeds` is {type_of(text_embeds)}; it must be a tensor, as `encode_text` returns it.")
+    if text_embeds.ndim != 2 or text_embeds.shape[1] != dim or not len(text_embeds):
+        raise ValueError(
+            f"`text_embeds` has the shape {tuple(text_embeds.shape)}; it must be (texts, {dim}), of at least one text."
+        )
+    norms = text_embeds.detach().float().norm(dim=-1)
+    if not ((norms - 1).abs() < 0.02).all():
+        raise ValueError(
+            f"`text_embeds` has rows of length {norms.min():.3g} to {norms.max():.3g}; they must be L2-normalised, as "
+            "`encode_text` returns them."
+        )
 
 
 def image_maps(
@@ -131,12 +249,42 @@ def image_maps(
     window: int | None = None,
     stride: int | None = None,
 ) -> torch.Tensor:
-    """Return how much each place of images speaks for texts."""
-    method = method or default_method(model)
-    if method not in METHODS:
-        raise ValueError(
-            f"`method` is {method!r}; it must be one of {', '.join(METHODS)}.{did_you_mean(method, METHODS)}"
-        )
-    pixel_values = pixel_values.detach().clone()
-    request = Request(attention_twin(model), pixel_values, text_embeds.detach(), layers, window, stride)
-    return METHODS[method](request).detach().float()
+    """Return how much each place of images speaks for texts.
+
+    The model is not changed, whatever its attention implementation, mode and dtype. There is one pass of the image
+    tower for all texts, and one backward from the image embedding for each; occlusion takes a pass for each square.
+
+    Args:
+        model ([`ClipHFModel`]): A CLIP with either vision tower.
+        pixel_values (`torch.Tensor` of shape `(images, 3, height, width)`): As the processor makes them; positions are
+            interpolated for other sizes than the tower's.
+        text_embeds (`torch.Tensor` of shape `(texts, dim)`): L2-normalised, of `encode_text` or a text classifier.
+        method (`str`, *optional*): One of `METHODS`; by default `"chefer"` for a ViT, `"grad_cam"` for a ResNet.
+        layers (`"all"`, `"last"` or `int`, *optional*, defaults to `"all"`): Which attention layers count in chefer
+            and rollout: so many of the last. The authors' code for CLIP defaults to the last.
+        window (`int`, *optional*): Occlusion: edge of the covered square in pixels; by default two cells of the grid.
+        stride (`int`, *optional*): Occlusion: pixels between squares, and the edge of a cell of the map; by default a
+            cell of the grid.
+
+    Returns:
+        `torch.Tensor` of shape `(images, texts, rows, columns)`, float32: a value for each patch of a ViT, or each
+        place of a ResNet's last feature map. The units differ: chefer's and Grad-CAM's are not negative and have none,
+        rollout's are shares of attention, occlusion's are differences of cosines.
+
+    Raises:
+        TypeError: if the model is of another class, or an input is no tensor.
+        ValueError: if the method is unknown or has no such option, or a shape is wrong.
+
+    Sources: Chefer et al. 2021 (arXiv:2103.15679), Selvaraju et al. 2017 (arXiv:1610.02391), Abnar and Zuidema 2020
+    (arXiv:2005.00928), Zeiler and Fergus 2014 (arXiv:1311.2901).
+    """
+    plain, method = check_explainable(model), check_method(method, model)
+    _check_options(method, layers, window, stride)
+    check_pixel_values(pixel_values, plain.config.vision_config.num_channels)
+    _check_text_embeds(text_embeds, plain.config.projection_dim)
+    with torch.inference_mode(False), torch.enable_grad():
+        dtype = torch.promote_types(plain.dtype, torch.float32)
+        pixel_values = pixel_values.detach().to(plain.device, plain.dtype, copy=True)
+        text_embeds = text_embeds.detach().to(plain.device, dtype, copy=True)
+        request = MapRequest(attention_twin(plain), pixel_values, text_embeds, layers, window, stride)
+        return METHODS[method](request).detach().float()

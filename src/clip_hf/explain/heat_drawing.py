@@ -1,0 +1,90 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Heat maps over a picture, drawn."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from ..utils.extras import require_extra
+from ..utils.figures import new_figure
+from ..utils.wording import escape_name
+
+
+_PER_ROW = 4
+_PANEL = 2.6  # inches
+_DPI = 120
+# Larger pictures are drawn smaller: a panel has some 300 pixels.
+_LONGEST_EDGE = 768
+
+
+def draw_heat(
+    image: Image.Image, maps: np.ndarray, titles: Sequence[str], seen_box: tuple[int, int, int, int], label: str
+) -> Image.Image:
+    """Draw a picture and a panel for each map: the picture in grey, the map in colour over it.
+
+    Args:
+        image (`PIL.Image.Image`): The picture, RGB.
+        maps (`np.ndarray` of shape `(maps, height, width)`): One colour scale holds for all: from 0, or around 0 if
+            some values are negative. NaN is shaded.
+        titles (`Sequence[str]`): The maps' titles.
+        seen_box (`tuple[int, int, int, int]`): Left, top, right and bottom of a frame in the picture.
+        label (`str`): What the values are, beside the legend.
+
+    Returns:
+        `PIL.Image.Image`: the drawing, RGB.
+    """
+    require_extra("explain", "Drawing maps", "matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    shrink = max(1, math.ceil(max(image.size) / _LONGEST_EDGE))
+    width, height = image.size
+    extent = (0, width, height, 0)
+    small = image.resize((max(1, width // shrink), max(1, height // shrink)), Image.Resampling.BOX)
+    largest = max(float(np.nanmax(np.abs(maps))), np.finfo(np.float32).tiny)
+    signed = bool(np.nanmin(maps) < 0)
+    scale = ScalarMappable(Normalize(-largest if signed else 0, largest), "PuOr_r" if signed else "inferno")
+    scale.cmap.set_bad((0.5, 0.5, 0.5, 0.0))
+    columns = min(_PER_ROW, 1 + len(maps))
+    rows = math.ceil((1 + len(maps)) / columns)
+    panel = _PANEL * min(2.0, max(0.5, height / width)) + 0.6
+    # The title is of the page, the panels have their own.
+    with new_figure(label, 0.6 + rows * panel, columns * _PANEL + 1.0) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for place in axes.flat:
+            place.set_axis_off()
+        axes.flat[0].imshow(small, extent=extent)
+        axes.flat[0].set_title("picture")
+        _frame(axes.flat[0], seen_box, (width, height))
+        grey = np.asarray(small.convert("L"))
+        for place, values, title in zip(axes.flat[1:], maps, titles, strict=False):
+            place.imshow(grey, extent=extent, cmap="gray", vmin=0, vmax=255)
+            shown = values[::shrink, ::shrink]
+            place.imshow(shown, extent=extent, cmap=scale.cmap, norm=scale.norm, alpha=0.65, interpolation="nearest")
+            place.set_title("\n".join(map(_shorten, title.split("\n"))), parse_math=False)
+            _frame(place, seen_box, (width, height))
+        figure.colorbar(scale, ax=axes, shrink=0.8, label="relevance")
+        canvas = FigureCanvasAgg(figure)
+        figure.set_dpi(_DPI)
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _shorten(line: str) -> str:
+    line = escape_name(line)
+    return line if len(line) <= 30 else f"{line[:20]}...{line[-7:]}"
+
+
+def _frame(place, box: tuple[int, int, int, int], size: tuple[int, int]) -> None:
+    """Shade what lies outside the box, if anything does."""
+    from matplotlib.patches import Rectangle
+
+    (left, top, right, bottom), (width, height) = box, size
+    outside = [(0, 0, width, top), (0, bottom, width, height), (0, top, left, bottom), (right, top, width, bottom)]
+    for x0, y0, x1, y1 in outside:
+        if x1 > x0 and y1 > y0:
+            place.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, color="#808080", alpha=0.6, linewidth=0))
