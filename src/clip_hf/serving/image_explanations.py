@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..embedding.dual_encoder import DualEncoder, move_inputs
+from ..embedding.dual_encoder import DualEncoder
 from ..embedding.transformers_encoder import ClipHFEncoder
 from ..explain.attention_twin import check_explainable
-from ..explain.image_maps import default_method, image_maps
+from ..explain.image_explanation import read_picture
+from ..explain.image_maps import image_maps
 from ..model.image_processing_clip_hf import opens_files
 from ..model.label_scores_clip_hf import DEFAULT_TEMPLATE
-from .label_options import ClassifyOptions, check_classify, name_option
+from .label_options import ClassifyOptions, check_classify
 from .request_errors import RequestError
 from .serving_limits import ServingLimits
 
 
-SERVED_METHODS = ("chefer", "grad_cam", "rollout")
-"""Methods of [`image_maps`] that take a few passes of the model. Occlusion takes one for each place."""
 MAX_LABELS = 32  # of a request; each takes a backward pass
 LABELS_AT_ONCE = 4  # after which the passes of other requests have their turn
 
@@ -33,7 +32,7 @@ class ExplainOptions:
     Args:
         labels (`Sequence[str]`): The labels, all different, at most 32.
         templates (`str`, `Sequence[str]` or `Mapping`, *optional*): Prompts, as [`ClassifyOptions`] has them.
-        method (`str`, *optional*): One of `SERVED_METHODS`; by default the model's own, see [`default_method`].
+        method (`str`, *optional*): One of [`image_maps`]; by default the model's own.
         truncate (`bool`, *optional*, defaults to `False`): Whether to cut prompts that are too long for the model.
     """
 
@@ -112,11 +111,9 @@ def check_explain(options: ExplainOptions, encoder: DualEncoder, limits: Serving
 
 def prepare_explained(encoder: ClipHFEncoder, data: bytes) -> tuple[dict[str, torch.Tensor], list[float]]:
     """The model's inputs for an image file, and the part of the picture that they show, see [`Explanations`]."""
-    transform = encoder.image_processor.transform(encoder.image_limits)
-    image = transform.open(data)
-    width, height = size = transform.resized_size(image)
-    left, top, right, bottom = transform.crop_window(size)
-    return encoder.prepare([image]), [left / width, top / height, right / width, bottom / height]
+    picture = read_picture(encoder.image_processor, data, encoder.image_limits)
+    (width, height), (left, top, right, bottom) = picture.resized, picture.window
+    return {"pixel_values": picture.pixel_values}, [left / width, top / height, right / width, bottom / height]
 
 
 def compute_maps(
@@ -134,18 +131,9 @@ def compute_maps(
         `np.ndarray`: (texts, rows, columns), float32.
 
     Raises:
-        RequestError: 400, if the model has no such maps.
         ArithmeticError: if values are not finite.
     """
-    pixel_values = move_inputs(inputs, encoder.device, encoder.dtype)["pixel_values"]
-    embeds = torch.from_numpy(text_embeds).to(encoder.device, encoder.dtype)
-    with name_option("method"):
-        maps = image_maps(encoder.model, pixel_values, embeds, method)[0].cpu().numpy()
+    maps = image_maps(encoder.model, inputs["pixel_values"], torch.from_numpy(text_embeds), method)[0].cpu().numpy()
     if not np.isfinite(maps).all():
         raise ArithmeticError("The relevance holds NaN or infinite values; in half precision, use float32.")
     return maps
-
-
-def name_method(encoder: ClipHFEncoder, method: str | None) -> str:
-    """The method that is used."""
-    return method or default_method(check_explainable(encoder.model))

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..embedding.dual_encoder import DualEncoder
+from ..explain.image_maps import check_method
 from ..model.image_reading_clip_hf import UnreadableImage, fetch_file
 from ..model.label_scores_clip_hf import best_labels, score_labels
 from ..model.video_opening_clip_hf import is_video
@@ -34,7 +35,6 @@ from .image_explanations import (
     Explanations,
     check_explain,
     compute_maps,
-    name_method,
     prepare_explained,
 )
 from .image_messages import find_unreadable, unreadable_image_error
@@ -285,7 +285,7 @@ class InferenceEngine:
                 texts = classifier[start : start + LABELS_AT_ONCE]
                 work = partial(compute_maps, self.encoder, inputs, texts, options.method)
                 maps.append(await self._answer(self._batcher.call(work), "image", image.where))
-        method = name_method(self.encoder, options.method)
+        method = check_method(options.method, self.encoder.model)
         return Explanations(method, seen_box, classifier @ rows[0], np.concatenate(maps))
 
     async def rank(

@@ -181,6 +181,7 @@ class ExplainRequest(_TextRequest):
     templates: Templates | None = Field(
         None, description="As `templates` of /v1/classify; {} takes each label as the whole text."
     )
+    # Not occlusion, which takes a pass of the model for each place.
     method: Literal["chefer", "grad_cam", "rollout"] | None = Field(
         None, description="By default chefer for a ViT, and grad_cam for a ResNet."
     )

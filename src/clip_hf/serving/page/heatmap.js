@@ -4,11 +4,14 @@
 
 import { make } from "./server.js";
 
-// The one colour scale, from what counts least to what counts most: viridis (van der Walt and Smith), which is even in
-// lightness and does not need red and green to be told apart.
-const COLOURS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-const OPACITY = 0.7;
-const UNSEEN = [128, 128, 128]; // what the model's crop leaves out
+// The one colour scale, from what counts least to what counts most: matplotlib's inferno, as `clip-hf explain` draws it.
+// It is even in lightness, and does not need red and green to be told apart.
+const COLOURS = [
+  [0, 0, 4], [33, 12, 74], [87, 16, 110], [138, 34, 106], [188, 55, 84], [228, 90, 49], [249, 142, 9], [249, 203, 53], [252, 255, 164],
+];
+const OPACITY = 0.65;
+const STRIPES = [[205, 205, 205], [150, 150, 150]]; // what the model's crop leaves out
+const STRIPE = 5; // pixels of a map
 const LONG_EDGE = 256; // pixels of a map; the browser smooths the rest
 const METHODS = { chefer: "gradient-weighted attention", grad_cam: "Grad-CAM", rollout: "attention rollout" };
 const SIDES = [["top left", "top", "top right"], ["left", "middle", "right"], ["bottom left", "bottom", "bottom right"]];
@@ -54,7 +57,7 @@ function drawMap(grid, [left, top, right, bottom], width, height) {
     for (let column = 0; column < canvas.width; column += 1, at += 4) {
       const x = ((column + 0.5) / canvas.width - left) / (right - left);
       const isSeen = x >= 0 && x <= 1 && y >= 0 && y <= 1;
-      pixels.data.set([...(isSeen ? colourOf(valueAt(grid, x, y)) : UNSEEN), 255 * OPACITY], at);
+      pixels.data.set([...(isSeen ? colourOf(valueAt(grid, x, y)) : STRIPES[Math.floor((row + column) / STRIPE) % 2]), 255 * OPACITY], at);
     }
   }
   context.putImageData(pixels, 0, 0);
@@ -73,16 +76,16 @@ export function showMap(answer, preview) {
   const how = METHODS[method] ?? method;
   const place = describePlace(relevance, box);
   const found = largest > 0
-    ? `What speaks for “${label}”, by ${how}: most at the ${place}.`
+    ? `What speaks for “${label}”, by ${how}. Strongest place: ${place}.`
     : `Nothing in the picture speaks for “${label}”, by ${how}.`;
   const isCut = box[0] > 0 || box[1] > 0 || box[2] < 1 || box[3] < 1;
-  const limits = `The map shows what moves the score of this label${isCut ? "; the model does not see what is grey" : ""}. `
+  const limits = `The map shows what moves the score of this label${isCut ? "; the model does not see what is striped" : ""}. `
     + "It does not say that the label is right, nor where the thing ends.";
   const caption = make("div", { className: "caption" }, make("p", {}, found), makeLegend(), make("p", { className: "help" }, limits));
   if (!preview?.naturalWidth) return { canvas: "", caption, found };
   const canvas = drawMap(relevance, box, preview.naturalWidth, preview.naturalHeight);
   canvas.className = "heat";
   canvas.setAttribute("role", "img");
-  canvas.ariaLabel = `Heat map of “${label}”, most at the ${place}`;
+  canvas.ariaLabel = `Heat map of “${label}”, strongest place: ${place}`;
   return { canvas, caption, found };
 }

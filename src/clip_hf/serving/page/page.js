@@ -30,6 +30,7 @@ const FACTS = {
   device: "Device",
   index_rows: "Pictures in the index",
 };
+const HINT = "Choose a label to see what in the picture speaks for it.";
 const SHOWN_BARS = 10;
 const MOST_PICTURES = 32;
 const SCALED_EDGE = 2048; // pixels; models see a few hundred
@@ -124,7 +125,8 @@ class PictureCard {
     this.error = make("p", { className: "error" });
     this.showsAll = false;
     this.items = new Map();
-    this.hint = make("p", { className: "note hint", id: `hint-${(numCards += 1)}`, hidden: true }, "Choose a label to see what in the picture speaks for it.");
+    numCards += 1;
+    this.hint = make("p", { className: "hint", id: `hint-${numCards}`, hidden: true }, HINT);
     this.explained = null; // the label whose map is shown or on its way
     this.mapEnd = new AbortController();
     const remove = make("button", { type: "button", onclick: () => removePicture(this) }, "Remove");
@@ -143,7 +145,7 @@ class PictureCard {
   /** Ask for the scores of the labels; return the best as text. */
   async classify(body, signal) {
     this.element.classList.add("working");
-    if (this.explained && !(body.labels.includes(this.explained) && body.templates === this.options?.templates)) this.hideMap();
+    if (body.templates !== this.options?.templates) this.hideMap(); // it is of other sentences
     this.options = body;
     try {
       const { base64, note } = await this.prepared;
@@ -176,6 +178,7 @@ class PictureCard {
         this.items.delete(label);
       }
     }
+    if (!kept.has(this.explained)) this.hideMap();
     shown.forEach(({ label, score }, rank) => this.showBar(String(label), score, rank));
     this.more.hidden = shown.length === predictions.length;
     this.more.textContent = `Show all ${whole.format(predictions.length)} labels`;
@@ -284,6 +287,7 @@ function removePicture(card) {
   const place = pictures.indexOf(card);
   pictures.splice(place, 1);
   if (newest === card) newest = null;
+  card.hideMap();
   card.element.remove();
   byId("classify-empty").hidden = pictures.length > 0;
   const next = pictures[Math.min(place, pictures.length - 1)];
