@@ -86,12 +86,11 @@ def draw_classify(browser: Browser, url: str) -> None:
 
 
 def draw_explain(browser: Browser, url: str) -> None:
-    page = open_page(browser, url, 1200, 980)
-    classify(page, "dog.png", "cat.png")
-    for number, label in enumerate(("dog", "cat")):
-        page.locator(".picture").nth(number).get_by_role("button", name=label, exact=True).click()
-        page.locator(".heat").nth(number).wait_for()
-    page.evaluate("scrollTo(0, 170)")
+    page = open_page(browser, url, 1200, 740)
+    classify(page, "dog.png")
+    page.get_by_role("button", name="dog", exact=True).click()
+    page.locator(".heat").wait_for()
+    page.evaluate("scrollTo(0, 0)")
     save(page, "explain")
 
 
