@@ -85,6 +85,15 @@ def draw_classify(browser: Browser, url: str) -> None:
     save(page, "classify")
 
 
+def draw_explain(browser: Browser, url: str) -> None:
+    page = open_page(browser, url, 1200, 740)
+    classify(page, "dog.png")
+    page.get_by_role("button", name="dog", exact=True).click()
+    page.locator(".heat").wait_for()
+    page.evaluate("scrollTo(0, 0)")
+    save(page, "explain")
+
+
 def draw_search(browser: Browser, url: str) -> None:
     page = open_page(browser, f"{url}/#search", 1200, 900, color_scheme="dark")
     page.locator("#words").fill("smiling face")
@@ -132,6 +141,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=sandbox)
         with run_server(arguments.model, Path(folder)) as (server, url):
             draw_classify(browser, url)
+            draw_explain(browser, url)
             draw_search(browser, url)
             draw_phone(browser, url)
             draw_errors(browser, url, server)

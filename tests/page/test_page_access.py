@@ -49,6 +49,8 @@ def open_view(visit, server, view: str, **options):
     if view == "#classify":
         opened.add(png(1))
         opened.expect_bars(server.classify(png(1), LABELS))
+        opened.page.get_by_role("button", name="fish", exact=True).click()
+        expect(opened.page.locator(".heat")).to_be_visible()
     elif view == "#search":
         expect(opened.page.locator("#search")).to_be_visible()
         opened.drop(png(1))

@@ -260,7 +260,7 @@ def test_without_an_index_search_says_so(make_client, loaded):
 # ------------------------------------------------------------------------------------------------------ wrong requests
 
 
-@pytest.mark.parametrize("path", ["embeddings", "classify", "rank", "search"])
+@pytest.mark.parametrize("path", ["embeddings", "classify", "explain", "rank", "search"])
 @pytest.mark.parametrize(
     ("content", "code"),
     [
@@ -515,7 +515,7 @@ def test_the_description_is_valid_openapi(client):
     assert schema.raw_schema["openapi"] == "3.1.0"
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/classify", "/v1/rank", "/v1/search"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/classify", "/v1/explain", "/v1/rank", "/v1/search"])
 def test_examples_are_as_described_and_so_are_their_answers(client, path):
     description = client.get("/openapi.json").json()
     operation = description["paths"][path]["post"]
@@ -554,6 +554,7 @@ def test_forms_are_described_with_all_their_fields(client):
         assert missing == {
             "/v1/embeddings": {"input"},
             "/v1/classify": {"image", "images"},
+            "/v1/explain": {"image"},
             "/v1/hf/{name}": {"inputs"},
             "/v1/rank": {"candidates"},
             "/v1/search": {"query"},

@@ -13,6 +13,7 @@ from clip_hf.serving.request_errors import RequestError
 from clip_hf.serving.request_schemas import (
     ClassifyRequest,
     EmbeddingsRequest,
+    ExplainRequest,
     HuggingFaceRequest,
     RankRequest,
     SearchRequest,
@@ -26,6 +27,7 @@ PICTURE = base64.b64encode(png(1)).decode()
 SCHEMAS = {
     "embeddings": EmbeddingsRequest,
     "classify": ClassifyRequest,
+    "explain": ExplainRequest,
     "hf/tiny": HuggingFaceRequest,
     "rank": RankRequest,
     "search": SearchRequest,
@@ -132,11 +134,12 @@ def test_messages_quote_little_and_keep_their_own_words():
     assert message == f"The model's own words are {repr(long)[:100]}... and {('c' * 99)!r:.100}...; it's {'d' * 98!r}."
 
 
-@pytest.mark.parametrize("path", ["embeddings", "classify", "rank", "search"])
+@pytest.mark.parametrize("path", ["embeddings", "classify", "explain", "rank", "search"])
 def test_null_is_the_same_as_leaving_a_field_out(client, path):
     bodies = {
         "embeddings": {"input": "a"},
         "classify": {"images": PICTURE, "labels": ["a", "b"]},
+        "explain": {"image": PICTURE, "labels": ["a"]},
         "rank": {"query": "a", "candidates": ["a"]},
         "search": {"query": "a"},
     }

@@ -192,6 +192,11 @@ class Protocol:
 
         return self._ask(batch, request, _read_predictions)
 
+    def explain(self, image: Any, labels: Sequence[str], options: Mapping[str, Any]) -> Dialogue:
+        """Where the model looks for labels in an image."""
+        body = classify_options(labels, options)
+        return self.exchange(ClientRequest("/v1/explain", body, [read_image(image)]), _read_explanations)
+
     def _ask(self, batch: Batch, request: Callable[[list], ClientRequest], read: Read) -> Dialogue:
         """The result of each item, or its [`ItemError`].
 
@@ -305,6 +310,12 @@ def _read_data(response: httpx.Response) -> list[dict[str, Any]]:
     if not isinstance(data, list):
         raise TypeError("no list")
     return data
+
+
+def _read_explanations(response: httpx.Response) -> dict[str, Any]:
+    found = orjson.loads(response.content)
+    rows = [{**row, "relevance": np.array(row["relevance"], np.float32)} for row in found["data"]]
+    return {"method": found["method"], "seen_box": found["seen_box"], "data": rows}
 
 
 def _read_search(response: httpx.Response) -> tuple[SearchResults, list[str | None]]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""All that a server does with its model: embed, classify, rank and search, for many requests at once."""
+"""All that a server does with its model: embed, classify, explain, rank and search, for many requests at once."""
 
 import asyncio
 import copy
@@ -8,7 +8,7 @@ import itertools
 import logging
 import traceback
 from collections import OrderedDict
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..embedding.dual_encoder import DualEncoder
+from ..explain.image_maps import check_method
 from ..model.image_reading_clip_hf import UnreadableImage, fetch_file
 from ..model.label_scores_clip_hf import best_labels, score_labels
 from ..model.video_opening_clip_hf import is_video
@@ -28,6 +29,14 @@ from ..search.search_results import SearchResults
 from ..search.thumbnails import jpeg_bytes, thumbnail
 from ..utils.processor import count_threads
 from .dynamic_batching import BatchingOptions, DynamicBatcher
+from .image_explanations import (
+    LABELS_AT_ONCE,
+    ExplainOptions,
+    Explanations,
+    check_explain,
+    compute_maps,
+    prepare_explained,
+)
 from .image_messages import find_unreadable, unreadable_image_error
 from .index_search import IndexSearch, RowItem, SearchOptions
 from .label_options import ClassifyOptions, check_classify
@@ -258,6 +267,27 @@ class InferenceEngine:
         scores = score_labels(cosines, len(labels), self._scale, self._bias, *options_of_scores)
         return [best_labels(row, labels, options.top_k, options.threshold) for row in scores]
 
+    async def explain(self, image: ImageItem, options: ExplainOptions) -> Explanations:
+        """Find the places of an image that speak for labels. The passes, one text's backwards after the other, run in
+        the model's thread, between the batches of other requests.
+
+        Raises:
+            RequestError: if the model cannot be looked into, options do not make sense, or the image or a prompt
+                cannot be used.
+        """
+        labels, templates = check_explain(options, self.encoder, self.limits)
+        classifier = await self._classifier("labels", labels, templates, options.truncate)
+        async with self._slots:
+            inputs, seen_box = await self._decode(image, partial(prepare_explained, self.encoder))
+            rows = await self._submit("image", [inputs], image.where)
+            maps = []
+            for start in range(0, len(classifier), LABELS_AT_ONCE):
+                texts = classifier[start : start + LABELS_AT_ONCE]
+                work = partial(compute_maps, self.encoder, inputs, texts, options.method)
+                maps.append(await self._answer(self._batcher.call(work), "image", image.where))
+        method = check_method(options.method, self.encoder.model)
+        return Explanations(method, seen_box, classifier @ rows[0], np.concatenate(maps))
+
     async def rank(
         self, query: Item, candidates: Sequence[Item], *, top_k: int | None = None, truncate: bool = False
     ) -> list[dict[str, Any]]:
@@ -360,21 +390,25 @@ class InferenceEngine:
 
     async def _embed_image(self, item: ImageItem) -> np.ndarray:
         async with self._slots:
-            try:
-                self._num_decoding += 1
-                try:
-                    pixels = await self._decoders.run(lambda: self._prepare(item.data))
-                finally:
-                    self._num_decoding -= 1
-            except (ValueError, OSError) as error:
-                unreadable = find_unreadable(error) or UnreadableImage("image unreadable", str(error))
-                logger.info(f"The image at {item.where} cannot be used: {unreadable.kind}")
-                raise unreadable_image_error(unreadable, item.where) from error
+            pixels = await self._decode(item, lambda data: self.encoder.prepare([data]))
             return (await self._submit("image", [pixels], item.where))[0]
 
-    def _prepare(self, data: bytes) -> dict[str, torch.Tensor]:
-        with self._room.take(check_served_image(data, self.limits.max_image_pixels)):
-            return self.encoder.prepare([data])
+    async def _decode(self, item: ImageItem, prepare: Callable[[bytes], Any]) -> Any:
+        """What `prepare` makes of an image file, in one of the threads that decode."""
+
+        def work() -> Any:
+            with self._room.take(check_served_image(item.data, self.limits.max_image_pixels)):
+                return prepare(item.data)
+
+        self._num_decoding += 1
+        try:
+            return await self._decoders.run(work)
+        except (ValueError, OSError) as error:
+            unreadable = find_unreadable(error) or UnreadableImage("image unreadable", str(error))
+            logger.info(f"The image at {item.where} cannot be used: {unreadable.kind}")
+            raise unreadable_image_error(unreadable, item.where) from error
+        finally:
+            self._num_decoding -= 1
 
     def _encode_pixels(self, prepared: list[dict[str, torch.Tensor]]) -> np.ndarray:
         inputs = {name: torch.cat([each[name] for each in prepared]) for name in prepared[0]}
@@ -383,10 +417,15 @@ class InferenceEngine:
     # ---------------------------------------------------------------------------------------------------------- queue
 
     async def _submit(self, kind: str, items: Sequence[Any], where: str | None) -> list[Any]:
-        waiting = self._batcher.submit(kind, items)
+        return await self._answer(self._batcher.submit(kind, items), kind, where)
+
+    async def _answer(self, waiting: Awaitable, kind: str, where: str | None) -> Any:
+        """What the model answers; a RequestError if it fails."""
         self._note_queued(_admission.get())
         try:
             return await waiting
+        except RequestError:
+            raise
         except Exception as error:
             # Without the error's own words, which may quote what the client sent.
             trace = "".join(traceback.format_tb(error.__traceback__))

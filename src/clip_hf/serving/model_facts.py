@@ -12,6 +12,7 @@ from PIL import Image
 from ..embedding.dual_encoder import DualEncoder
 from ..model.prompts_clip_hf import prompt_set_names
 from ..search.index_sources import SourceIndex
+from .image_explanations import can_explain
 
 
 _MAX_SUMMARY_CHARACTERS = 1000
@@ -45,6 +46,7 @@ def model_facts(encoder: DualEncoder, source: SourceIndex | None) -> dict[str, A
         "runtime": encoder.runtime,
         "dtype": str(encoder.dtype).removeprefix("torch."),
         "device": encoder.device.type,
+        "explains": can_explain(encoder),
         "prompt_sets": prompt_set_names(),
         "index_rows": None if source is None else len(source.index),
         **card_facts(Path(encoder.given_name) / "README.md"),

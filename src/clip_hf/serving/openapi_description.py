@@ -13,6 +13,8 @@ from .request_schemas import (
     EmbeddingsAnswer,
     EmbeddingsRequest,
     ErrorAnswer,
+    ExplainAnswer,
+    ExplainRequest,
     HuggingFaceAnswer,
     HuggingFaceRequest,
     ModelsAnswer,
@@ -60,6 +62,12 @@ _POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str, dict[str, Any]]] 
         "Classify images with your labels",
         {"image": _PICTURE, "labels": ["red", "blue"], "templates": "a {} square."},
     ),
+    "/v1/explain": (
+        ExplainRequest,
+        ExplainAnswer,
+        "Find the places of an image that speak for labels",
+        {"image": _PICTURE, "labels": ["red"], "templates": "a {} square."},
+    ),
     "/v1/hf/{name}": (
         HuggingFaceRequest,
         HuggingFaceAnswer,
@@ -83,6 +91,7 @@ _POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str, dict[str, Any]]] 
 _FORM_ITEMS = {
     "/v1/embeddings": "input",
     "/v1/classify": "images",
+    "/v1/explain": "image",
     "/v1/hf/{name}": "inputs",
     "/v1/rank": "candidates",
     "/v1/search": "query",
@@ -90,6 +99,7 @@ _FORM_ITEMS = {
 _OPERATIONS = {
     "/v1/embeddings": "create_embeddings",
     "/v1/classify": "classify_images",
+    "/v1/explain": "explain_image",
     "/v1/hf/{name}": "answer_inference_client",
     "/v1/rank": "rank_candidates",
     "/v1/search": "search_index",
@@ -155,7 +165,7 @@ def describe_api(options: ServerOptions) -> dict[str, Any]:
         "info": {
             "title": f"clip_hf: {options.name}",
             "version": "1",
-            "description": "Embeddings, zero-shot classification, ranking and search with a CLIP.",
+            "description": "Embeddings, zero-shot classification, heat maps, ranking and search with a CLIP.",
         },
         "servers": [{"url": "."}],  # the folder of this description, whatever prefix it is at
         "paths": dict(sorted(paths.items())),
@@ -200,7 +210,7 @@ def _describe_form(schema: dict[str, Any], items: str) -> dict[str, Any]:
     replaced = (items, "image")
     properties = {name: each for name, each in schema["properties"].items() if name not in replaced}
     properties["file"] = {"type": "array", "items": _FILE, "description": f"Image files, in the order of `{items}`."}
-    if items != "images":
+    if items not in ("images", "image"):
         texts = {"type": "array", "items": {"type": "string"}}
         properties["text"] = {**texts, "description": f"Texts, in the order of `{items}`."}
     if "query" in properties:

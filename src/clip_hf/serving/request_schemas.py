@@ -57,6 +57,7 @@ _TERM = {
 Items = Annotated[Any, WithJsonSchema({"anyOf": [*_ITEM["anyOf"], {"type": "array", "items": _ITEM, "minItems": 1}]})]
 Item = Annotated[Any, WithJsonSchema(_ITEM)]
 ItemList = Annotated[list[Any], WithJsonSchema({"type": "array", "items": _ITEM, "minItems": 1})]
+Image = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string", "description": _IMAGE}, _IMAGE_PART]})]
 Images = Annotated[
     Any,
     WithJsonSchema(
@@ -172,6 +173,20 @@ class ClassifyRequest(_TextRequest):
     function_to_apply: Literal["softmax", "cosine", "none"] = Field("softmax", description="What a score is.")
 
 
+class ExplainRequest(_TextRequest):
+    """Where the model looks for labels in an image; of a [`ClipHFModel`] alone."""
+
+    image: Image = Field(description="The image.")
+    labels: Texts = Field(min_length=1, description="What the image may show, all different; 32 at most.")
+    templates: Templates | None = Field(
+        None, description="As `templates` of /v1/classify; {} takes each label as the whole text."
+    )
+    # Not occlusion, which takes a pass of the model for each place.
+    method: Literal["chefer", "grad_cam", "rollout"] | None = Field(
+        None, description="By default chefer for a ViT, and grad_cam for a ResNet."
+    )
+
+
 class HuggingFaceParameters(_Fields):
     """Options of zero-shot image classification."""
 
@@ -252,6 +267,27 @@ class ClassifyAnswer(_Answer):
     """Predictions in the order of the images."""
 
     data: list[ImagePredictions]
+
+
+class Explanation(BaseModel):
+    """How much each place speaks for a label. `relevance` has rows from top to bottom, each from left to right, in
+    parts of the largest value: 1 is the place that counts most, 0 one that does not. `largest` is that value in the
+    method's own unit, and `cosine` that of the whole image with the label."""
+
+    index: int
+    label: str
+    cosine: float
+    largest: float
+    relevance: list[list[float]]
+
+
+class ExplainAnswer(_Answer):
+    """Explanations in the order of the labels. Their grids cover `seen_box`, the part that the model sees: left, top,
+    right and bottom in fractions of the upright image's width and height."""
+
+    method: str
+    seen_box: list[float]
+    data: list[Explanation]
 
 
 class RankedCandidate(BaseModel):

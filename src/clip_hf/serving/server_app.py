@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The server's routes: embeddings, classification, ranking and search, what is served, health, and the page."""
+"""The server's routes: embeddings, labels, explanations, ranking and search, what is served, health, and the page."""
 
 import asyncio
 import base64
@@ -30,6 +30,7 @@ from ..embedding.dual_encoder import DualEncoder
 from ..model.prompts_clip_hf import get_prompt_set, prompt_set_names
 from ..search.index_sources import SourceIndex
 from ..utils.wording import counted
+from .image_explanations import ExplainOptions
 from .image_fetching import ImageFetcher
 from .index_search import RowItem, SearchOptions
 from .inference_engine import InferenceEngine
@@ -41,6 +42,7 @@ from .request_inputs import ImageItem, Item, TextItem, count_items, read_form, r
 from .request_schemas import (
     ClassifyRequest,
     EmbeddingsRequest,
+    ExplainRequest,
     HuggingFaceRequest,
     RankRequest,
     SearchRequest,
@@ -232,6 +234,7 @@ class _Routes:
         posts = {
             "/v1/embeddings": self.embeddings,
             "/v1/classify": self.classify,
+            "/v1/explain": self.explain,
             "/v1/hf/{name:path}": self.hugging_face,
             "/v1/rank": self.rank,
             "/v1/search": self.search,
@@ -336,6 +339,18 @@ class _Routes:
             images = await self._read(request, value, where, "image")
             results = await engine.classify(images, options)
         return self._list([{"index": index, "predictions": each} for index, each in enumerate(results)])
+
+    async def explain(self, request: Request) -> Response:
+        """The places of an image that speak for labels."""
+        asked, engine = await self._parse(request, ExplainRequest, "image")
+        given = {} if asked.templates is None else {"templates": asked.templates}
+        options = ExplainOptions(asked.labels, method=asked.method, truncate=asked.truncate, **given)
+        with self._admit(request, engine, count_items(asked.image, "image", self.limits) + len(asked.labels)):
+            images = await self._read(request, asked.image, "image", "image")
+            if len(images) != 1:
+                raise RequestError(400, "`image` must be one image.", code="invalid_value", param="image")
+            found = await engine.explain(images[0], options)
+        return self._list(found.rows(asked.labels), method=found.method, seen_box=found.seen_box)
 
     async def hugging_face(self, request: Request) -> Response:
         """What `huggingface_hub.InferenceClient` asks of a model's address: predictions, or embeddings."""

@@ -260,6 +260,28 @@ class Client(_Settings):
         _check_on_error(on_error)
         return self._stream(self.classify_dialogues(images, batch_size, labels, options), on_error)
 
+    def explain(self, image: Any, labels: Sequence[str], **options: Any) -> dict[str, Any]:
+        """Find the places of an image that speak for labels.
+
+        Args:
+            image: The image.
+            labels (`Sequence[str]`): The labels, all different, at most 32.
+            **options: `templates` as in [`Client.classify`], of which `"{}"` takes each label as the whole text;
+                `method`: `"chefer"`, `"grad_cam"` or `"rollout"`; and `truncate`.
+
+        Returns:
+            `dict`: `"method"`; `"seen_box"`, the part of the image that the model sees: left, top, right and bottom
+            in fractions of its width and height; and `"data"`, for each label `"label"`, `"cosine"`, `"relevance"`,
+            an array (rows, columns) of float32 that covers this part, whose largest value is 1, and `"largest"`, that
+            value in the method's own unit.
+
+        Raises:
+            ServerError: if the model is no [`ClipHFModel`] in PyTorch, or as in [`Client.embed_texts`].
+            OSError: as in [`Client.embed_texts`].
+            ValueError: if the image cannot be read, or labels repeat.
+        """
+        return self._carry_out(self.protocol.explain(image, labels, options))
+
     def rank(self, query: Any, candidates: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
         """Rank candidates by how well they fit a query: strings are texts, all else, such as a `Path`, is an image.
 
@@ -409,6 +431,10 @@ class AsyncClient(_Settings):
         """As [`Client.classify_stream`]."""
         _check_on_error(on_error)
         return self._stream(self.classify_dialogues(images, batch_size, labels, options), on_error)
+
+    async def explain(self, image: Any, labels: Sequence[str], **options: Any) -> dict[str, Any]:
+        """As [`Client.explain`]."""
+        return await self._carry_out(self.protocol.explain(image, labels, options))
 
     async def rank(self, query: Any, candidates: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
         """As [`Client.rank`]."""

@@ -3,6 +3,7 @@
 // The page of `clip-hf serve`: classify pictures, search an index, and what the model is.
 // What a user or the server gives is shown by textContent only, never as HTML.
 
+import { showMap } from "./heatmap.js";
 import { Problem, byId, callServer, make, untilReady } from "./server.js";
 
 const VIEWS = ["classify", "search", "about"];
@@ -29,6 +30,7 @@ const FACTS = {
   device: "Device",
   index_rows: "Pictures in the index",
 };
+const HINT = "Choose a label to see what in the picture speaks for it.";
 const SHOWN_BARS = 10;
 const MOST_PICTURES = 32;
 const SCALED_EDGE = 2048; // pixels; models see a few hundred
@@ -108,6 +110,8 @@ function keepPictures(files, problems) {
 
 const labels = [];
 const pictures = [];
+let numCards = 0;
+let explains = false; // whether the model can show what speaks for a label; it says so
 let newest = null; // a card that has no answer yet
 
 class PictureCard {
@@ -121,19 +125,28 @@ class PictureCard {
     this.error = make("p", { className: "error" });
     this.showsAll = false;
     this.items = new Map();
+    numCards += 1;
+    this.hint = make("p", { className: "hint", id: `hint-${numCards}`, hidden: true }, HINT);
+    this.explained = null; // the label whose map is shown or on its way
+    this.mapEnd = new AbortController();
     const remove = make("button", { type: "button", onclick: () => removePicture(this) }, "Remove");
     remove.append(make("span", { className: "hidden" }, ` ${file.name}`));
     const preview = make("img", { alt: "", src: URL.createObjectURL(file) });
     preview.onload = () => URL.revokeObjectURL(preview.src);
     preview.onerror = () => preview.replaceWith(make("p", { className: "note" }, "The browser has no preview of this file."));
+    this.preview = preview;
+    this.frame = make("div", { className: "frame" }, preview);
+    this.figure = make("div", {}, this.frame);
     const header = make("header", {}, make("h2", {}, file.name), remove);
-    const texts = make("div", {}, header, this.bars, this.more, this.note, this.error);
-    this.element = make("li", { className: "picture" }, make("div", {}, preview), texts);
+    const texts = make("div", {}, header, this.bars, this.more, this.hint, this.note, this.error);
+    this.element = make("li", { className: "picture" }, this.figure, texts);
   }
 
   /** Ask for the scores of the labels; return the best as text. */
   async classify(body, signal) {
     this.element.classList.add("working");
+    if (body.templates !== this.options?.templates) this.hideMap(); // it is of other sentences
+    this.options = body;
     try {
       const { base64, note } = await this.prepared;
       const answer = await callServer("v1/classify", { body: { image: base64, ...body }, signal });
@@ -155,6 +168,7 @@ class PictureCard {
 
   show(predictions, note) {
     this.note.textContent = note;
+    this.hint.hidden = !(explains && predictions.length);
     this.error.textContent = "";
     const shown = this.showsAll ? predictions : predictions.slice(0, SHOWN_BARS);
     const kept = new Set(shown.map(({ label }) => label));
@@ -164,6 +178,7 @@ class PictureCard {
         this.items.delete(label);
       }
     }
+    if (!kept.has(this.explained)) this.hideMap();
     shown.forEach(({ label, score }, rank) => this.showBar(String(label), score, rank));
     this.more.hidden = shown.length === predictions.length;
     this.more.textContent = `Show all ${whole.format(predictions.length)} labels`;
@@ -175,7 +190,7 @@ class PictureCard {
 
   /** Move the bar of a label to its rank; a bar that stays in place is not touched, so that its width glides. */
   showBar(label, score, rank) {
-    const item = this.items.get(label) ?? makeBar(label);
+    const item = this.items.get(label) ?? makeBar(label, explains && this);
     this.items.set(label, item);
     if (this.bars.children[rank] !== item) this.bars.insertBefore(item, this.bars.children[rank] ?? null);
     item.querySelector(".score").textContent = formatScore(score);
@@ -183,11 +198,69 @@ class PictureCard {
       item.querySelector(".fill").style.width = `${100 * score}%`;
     });
   }
+
+  /** Lay the map of a label over the picture, or take it off if it is there. */
+  async toggleMap(label) {
+    const isShown = this.explained === label;
+    this.hideMap();
+    if (isShown) {
+      announce(`${this.name}: the map of ${label} is gone`);
+      return;
+    }
+    this.explained = label;
+    this.markMap();
+    this.element.classList.add("explained");
+    this.frame.ariaBusy = "true";
+    const { signal } = (this.mapEnd = new AbortController());
+    try {
+      const { base64 } = await this.prepared;
+      const { templates } = this.options;
+      const body = { image: base64, labels: [label], ...(templates && { templates }) };
+      const { canvas, caption, found } = showMap(await callServer("v1/explain", { body, signal }), this.preview);
+      this.frame.append(canvas);
+      this.figure.append(caption);
+      this.figure.scrollIntoView({ block: "nearest" });
+      announce(`${this.name}: ${found}`);
+    } catch (error) {
+      if (signal.aborted) return;
+      this.hideMap();
+      this.error.textContent = error.message;
+    } finally {
+      if (!signal.aborted) this.frame.ariaBusy = "false";
+    }
+  }
+
+  hideMap() {
+    this.mapEnd.abort();
+    this.explained = null;
+    this.frame.ariaBusy = "false";
+    this.element.classList.remove("explained");
+    this.figure.replaceChildren(this.frame);
+    this.frame.querySelector("canvas")?.remove();
+    this.markMap();
+  }
+
+  /** Mark the label whose map is shown. */
+  markMap() {
+    for (const [label, item] of this.items) item.querySelector("button")?.setAttribute("aria-pressed", label === this.explained);
+  }
+
+  /** Make the bars anew, with buttons if the model explains. */
+  clearBars() {
+    this.items.clear();
+    this.bars.replaceChildren();
+  }
 }
 
-function makeBar(label) {
+/** The bar of a label; a card whose model explains makes the label a button. */
+function makeBar(label, card) {
   const track = make("span", { className: "track", ariaHidden: "true" }, make("span", { className: "fill" }));
-  return make("li", {}, make("span", { className: "name" }, label), make("span", { className: "score" }), track);
+  const name = make(card ? "button" : "span", { className: "name" }, label);
+  if (card) {
+    Object.assign(name, { type: "button", ariaPressed: String(card.explained === label), onclick: () => card.toggleMap(label) });
+    name.setAttribute("aria-describedby", card.hint.id);
+  }
+  return make("li", {}, name, make("span", { className: "score" }), track);
 }
 
 /** Scroll to what was added last: on a phone it is below the labels. */
@@ -214,6 +287,7 @@ function removePicture(card) {
   const place = pictures.indexOf(card);
   pictures.splice(place, 1);
   if (newest === card) newest = null;
+  card.hideMap();
   card.element.remove();
   byId("classify-empty").hidden = pictures.length > 0;
   const next = pictures[Math.min(place, pictures.length - 1)];
@@ -591,6 +665,11 @@ async function start() {
   const [model] = models.data;
   bodyLimit = model.limits.max_body_bytes;
   showPromptSets(sets.data);
+  explains = Boolean(model.facts?.explains);
+  if (explains && pictures.length) { // bars that came before this have no buttons
+    pictures.forEach((card) => card.clearBars());
+    classifySoon();
+  }
   showAbout(model);
   if (model.facts?.index_rows) setUpSearch(model.facts.index_rows);
   followHash();
