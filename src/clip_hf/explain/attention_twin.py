@@ -2,13 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """A model whose attention weights can be seen, beside the caller's, with the same weights in memory."""
 
-import copy
-
-import torch
 from torch import nn
 
 from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
+from ..utils.module_copies import copy_modules
 
 
 def check_explainable(model: nn.Module) -> ClipHFModel:
@@ -35,10 +33,7 @@ def check_explainable(model: nn.Module) -> ClipHFModel:
 def attention_twin(model: nn.Module) -> ClipHFModel:
     """Return a copy of a model that shares its weights and computes attention so that its weights can be seen.
 
-    - It is in evaluation mode and uses the eager implementation.
-    - The caller's model keeps its mode, configuration and gradients, so that other threads may use it meanwhile.
-    - The weights are the same objects, so the copy takes no memory to speak of, and follows changes of them.
-    - Forward hooks come along, because pruning and other tools work through them.
+    It is in evaluation mode and uses the eager implementation; see [`copy_modules`] for what it shares.
 
     Args:
         model ([`ClipHFModel`]): The model, also compiled, folded, in half precision or with adapters of peft.
@@ -51,9 +46,6 @@ def attention_twin(model: nn.Module) -> ClipHFModel:
         ValueError: if some weights are offloaded.
     """
     plain = check_explainable(model)
-    shared: dict[int, torch.Tensor] = {id(tensor): tensor for tensor in (*plain.parameters(), *plain.buffers())}
-    for module in plain.modules():  # pruned weights are plain attributes, which torch would refuse to copy
-        shared |= {id(value): value for value in vars(module).values() if isinstance(value, torch.Tensor)}
-    twin = copy.deepcopy(plain, shared)
+    twin = copy_modules(plain)
     twin.set_attn_implementation("eager")
-    return twin.eval()
+    return twin

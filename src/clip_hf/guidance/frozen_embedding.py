@@ -2,16 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What every part of this package does with a model: freeze it, embed pictures and texts with it."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
+from ..utils.module_copies import copy_modules
 
 
 def frozen_twin(model: ClipHFModel) -> ClipHFModel:
@@ -27,9 +26,7 @@ def frozen_twin(model: ClipHFModel) -> ClipHFModel:
             f"The model must be a ClipHFModel, not {type_of(model)}. `ClipHFModel.from_pretrained(path)` reads every "
             "CLIP; of a model with LoRA give `model.merge_and_unload()`."
         )
-    shared = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}
-    shared |= {id(buffer): buffer for buffer in model.buffers()}
-    return copy.deepcopy(model, shared).eval()
+    return copy_modules(model, frozen=True)
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,32 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""A model beside the caller's: modules and configuration of its own, with the same weights in memory."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def copy_modules(model: Model, *, frozen: bool = False) -> Model:
+    """Return a copy in evaluation mode that shares its weights with the model, and so takes next to no memory.
+
+    - The caller's model keeps its mode, configuration and gradients, so that other threads may use it meanwhile.
+    - The copy follows changes of the weights, and forward hooks come along: pruning and other tools work through them.
+
+    Args:
+        model (`nn.Module`): A model.
+        frozen (`bool`, *optional*, defaults to `False`): Whether the copy's parameters require no gradient; they are
+            other objects then, over the same memory.
+    """
+    shared: dict[int, torch.Tensor] = {}
+    for module in model.modules():  # pruned weights are plain attributes, which torch would refuse to copy
+        shared |= {id(value): value for value in vars(module).values() if isinstance(value, torch.Tensor)}
+        shared |= {id(buffer): buffer for buffer in module.buffers(recurse=False)}
+    for weight in model.parameters():
+        shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False) if frozen else weight
+    return copy.deepcopy(model, shared).eval()
