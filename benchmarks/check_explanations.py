@@ -3,9 +3,9 @@
 """Whether relevance maps point at the drawing that is asked for: each method, both demo models, against maps that know
 nothing, and the time of each map against one forward pass.
 
-A scene of `openmoji_scenes`, part `pairs`, is two of OpenMoji's drawings side by side, and each of the two is asked for
-by its name. What the figures mean: docs/explain/faithfulness.md. "noticed" is what the check with random weights says of
-noise, a Gaussian in the middle and an edge detector; it must find all three.
+A scene of `openmoji_scenes`, part `pairs`, is two of OpenMoji's drawings side by side, and each of the two is asked
+for by its name. What the figures mean: docs/explain/faithfulness.md. "noticed" is what the check with random weights
+says of noise, a Gaussian in the middle and an edge detector; it must find all three.
 
 200 scenes take about 10 minutes on two quiet cores; `--scenes 20 --repeats 2` is a short form.
 """

@@ -26,7 +26,7 @@ examples:
   clip-hf evaluate open_clip:ViT-B-32/laion2b_s34b_b79k --data cifar100
   clip-hf evaluate my_model --data films --num-frames 8 --templates actionclip          class folders of films
   clip-hf evaluate my_model --tasks moments --data highlight_val_release.jsonl --image-root films
-  clip-hf evaluate outputs/demo/vit/last --tasks explanation --data openmoji_scenes --split pairs     are maps faithful?
+  clip-hf evaluate outputs/demo/vit/last --tasks explanation --data openmoji_scenes --split pairs    are maps faithful?
   torchrun --nproc_per_node 2 -m clip_hf evaluate my_model --data cifar10
 """
 
