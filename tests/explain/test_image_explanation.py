@@ -3,6 +3,7 @@
 """Explanations of one picture: its own pixels, what the crop leaves out, and what is read and refused."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -144,6 +145,17 @@ def test_a_drawing_shows_the_hot_place_and_shades_the_unseen():
     assert len(columns)
     grey = (np.ptp(pixels, axis=2) < 8) & (pixels[..., 0] > 120) & (pixels[..., 0] < 200)
     assert grey.sum() > 3 * 2 * 1000  # both sides of three panels
+
+
+def test_titles_of_texts_that_differ_at_the_end_differ():
+    """Long texts differ in a drawing wherever they do in words that fit into two lines, or at the ends."""
+    maps, image = np.zeros((1, 40, 40), np.float32), Image.new("RGB", (40, 40))
+    beginning = "hand with fingers splayed: "
+    drawings = [
+        np.asarray(draw_heat(image, maps, [title], (0, 0, 40, 40), "Test"))
+        for title in (beginning + "dark skin tone", beginning + "medium-light skin tone", "x" * 200, "x" * 199 + "y")
+    ]
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(drawings, 2))
 
 
 def test_two_maps_share_one_scale():
