@@ -3,7 +3,7 @@
 """Which of some labels each pixel of a picture shows, from dense features and texts."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,10 +126,17 @@ def segment_image(
     )
 
 
-def best_classes(scores: np.ndarray) -> np.ndarray:
-    """Index of the highest of scores `(labels, height, width)`, int16; `UNSEEN` where they are NaN."""
-    seen = ~np.isnan(scores).any(axis=0)
-    return np.where(seen, np.nan_to_num(scores).argmax(axis=0), UNSEEN).astype(np.int16)
+def best_classes(scores: Iterable[np.ndarray]) -> np.ndarray:
+    """Index of the highest of scores `(height, width)` for each pixel, int16; of equal ones the first; `UNSEEN` where
+    they are NaN. They are read one after the other, so that they need not be in memory together.
+    """
+    best = classes = None
+    for number, values in enumerate(scores):
+        if best is None:
+            best, classes = values.copy(), np.where(np.isnan(values), UNSEEN, 0).astype(np.int16)
+        better = values > best
+        best[better], classes[better] = values[better], number
+    return classes
 
 
 @torch.no_grad()
@@ -147,6 +154,15 @@ def seen_by_places(model: ClipHFModel, picture: SeenPicture, grid: tuple[int, in
     rows, columns = grid
     edge = place_edge(model)
     return replace(picture, window=(left, top, min(right, left + columns * edge), min(bottom, top + rows * edge)))
+
+
+def check_size(model: ClipHFModel, size: int | None) -> int:
+    """Return the edge of a place; ValueError unless `size` is None or a multiple of it."""
+    edge = place_edge(model)
+    if size is not None and check_whole("size", size, edge) % edge:
+        below = size // edge * edge
+        raise ValueError(f"`size` is {size}; it must be a multiple of {edge} pixels: {below} or {below + edge}.")
+    return edge
 
 
 def read_sized(
