@@ -3,6 +3,7 @@
 """Explanations of one picture: its own pixels, what the crop leaves out, and what is read and refused."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -146,6 +147,17 @@ def test_a_drawing_shows_the_hot_place_and_shades_the_unseen():
     assert grey.sum() > 3 * 2 * 1000  # both sides of three panels
 
 
+def test_titles_of_texts_that_differ_at_the_end_differ():
+    """Long texts differ in a drawing wherever they do in words that fit into two lines, or at the ends."""
+    maps, image = np.zeros((1, 40, 40), np.float32), Image.new("RGB", (40, 40))
+    beginning = "hand with fingers splayed: "
+    drawings = [
+        np.asarray(draw_heat(image, maps, [title], (0, 0, 40, 40), "Test"))
+        for title in (beginning + "dark skin tone", beginning + "medium-light skin tone", "x" * 200, "x" * 199 + "y")
+    ]
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(drawings, 2))
+
+
 def test_two_maps_share_one_scale():
     maps = np.stack([np.full((40, 40), 1.0), np.full((40, 40), 0.1)]).astype(np.float32)
     together = np.asarray(draw_heat(Image.new("RGB", (40, 40)), maps, ["a", "b"], (0, 0, 40, 40), "Test"))
@@ -195,9 +207,43 @@ def test_a_16_bit_picture_is_refused_as_the_pipeline_refuses_it(tiny_processor):
         explain_image(make_tiny_model("vit"), tiny_processor, deep, TEXTS)
 
 
-def test_other_sizes_than_the_crop(tiny_tokenizer, images):
-    """Without a crop, all of the picture is seen."""
+def test_what_a_vit_leaves_out_is_not_explained(tiny_tokenizer, images):
+    """Resized to 126 x 64 and not cropped: 7 patches of 16 pixels end at 112. The gradient shows what is seen."""
     processor = ClipHFProcessor(ClipHFImageProcessor(size=IMAGE_SIZE, do_center_crop=False), tiny_tokenizer)
-    result = explain_image(make_tiny_model("vit"), processor, images[2], TEXTS)
-    assert result.grid_maps.shape == (2, 4, 7) and result.seen_box == (0, 0, 200, 101)
-    assert np.isfinite(result.maps).all()
+    model = make_tiny_model("vit")
+    pixel_values = processor(images=images[2], return_tensors="pt").pixel_values.requires_grad_()
+    embeds = model.encode_image(pixel_values, interpolate_pos_encoding=True)
+    (slopes,) = torch.autograd.grad(embeds[0, 0], pixel_values)
+    assert int(slopes.abs().sum((0, 1, 2)).nonzero().max()) == 111 and pixel_values.shape[3] == 126
+    result = explain_image(model, processor, images[2], TEXTS)
+    assert result.grid_maps.shape == (2, 4, 7) and result.seen_box == (0, 0, round(200 * 112 / 126), 101)
+    assert np.isfinite(result.maps[..., :178]).all() and np.isnan(result.maps[..., 178:]).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "occlusion", "stride": 9}])
+def test_cells_that_do_not_fill_the_crop_lie_where_they_are(options, tower, tiny_tokenizer, images):
+    processor = ClipHFProcessor(ClipHFImageProcessor(size=IMAGE_SIZE, do_center_crop=False), tiny_tokenizer)
+    result = explain_image(make_tiny_model(tower), processor, images[2], TEXTS, **options)
+    cell = options.get("stride", {"vit": 16, "resnet": 32}[tower])
+    for column in range(112 // cell):
+        x, y = ((column + 0.5) * cell * 200 / 126, 0.5 * cell * 101 / 64)  # the picture is 200 x 101
+        expected = result.grid_maps[:, 0, column]
+        found = result.maps[:, int(y), int(x)]
+        # Half a pixel beside the centre at most, in both directions.
+        steps = (
+            np.abs(np.diff(result.maps[..., :177], axis=2)).max()
+            + np.abs(np.diff(result.maps[..., :177], axis=1)).max()
+        )
+        np.testing.assert_allclose(found, expected, atol=steps)
+    spread_over_all = read_picture(processor, images[2]).spread(result.grid_maps)
+    assert not np.allclose(spread_over_all[..., :177], result.maps[..., :177])
+
+
+def test_a_strip_whose_crop_lies_within_one_pixel():
+    processor = ClipHFImageProcessor(size=256, crop_size=224)
+    for length in (400, 401):
+        picture = read_picture(processor, Image.new("RGB", (1, length)))
+        left, top, right, bottom = picture.seen_box()
+        assert (left, right, bottom - top) == (0, 1, 1) and abs(top - length / 2) <= 1
+        maps = picture.spread(np.ones((1, 7, 7), np.float32))
+        assert np.isfinite(maps).sum() == 1

@@ -4,6 +4,7 @@
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -232,6 +233,62 @@ def test_the_callers_model_is_untouched(tower, method, pixel_values, text_embeds
     result = image_maps(model, pixel_values, text_embeds, method)
     assert state() == before and pixel_values.grad is None
     assert torch.equal(result, image_maps(model.eval().requires_grad_(False), pixel_values, text_embeds, method))
+
+
+def test_threads_do_not_meet(tower, pixel_values, text_embeds):
+    """Maps of one model from several threads, while others use and differentiate it."""
+    model = make_tiny_model(tower)
+    expected = {method: image_maps(model, pixel_values, text_embeds, method) for method in METHODS}
+    with torch.no_grad():
+        embeds = model.encode_image(pixel_values)
+
+    def explain(method: str) -> bool:
+        return torch.equal(image_maps(model, pixel_values, text_embeds, method), expected[method])
+
+    def use(_) -> bool:
+        output = model.encode_image(pixel_values)
+        return output.requires_grad and torch.equal(output.detach(), embeds) and model.config.vision_config is config
+
+    config = model.config.vision_config
+    with ThreadPoolExecutor(6) as pool:
+        results = [*pool.map(explain, [*METHODS] * 3), *pool.map(use, range(12))]
+    assert all(results) and config._attn_implementation == "sdpa"
+    assert all(each.grad is None for each in model.parameters())
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 126), (96, 113), (64, 95)])
+def test_occlusion_of_a_size_that_cells_do_not_fill(tower, height, width, text_embeds):
+    """A cell that one square covers alone has that square's drop, wherever the image ends."""
+    model, cell = make_tiny_model(tower), {"vit": 16, "resnet": 32}[tower]
+    pixel_values = torch.randn(1, 3, height, width)
+    chefer = image_maps(model, pixel_values, text_embeds, "chefer")
+    assert image_maps(model, pixel_values, text_embeds, "occlusion").shape == chefer.shape
+    maps = image_maps(model, pixel_values, text_embeds, "occlusion", window=cell)
+
+    def cosines(images):
+        with torch.no_grad():
+            return model.encode_image(images, interpolate_pos_encoding=True)[0] @ text_embeds.T
+
+    starts = [window_starts(length, cell, cell) for length in (height, width)]
+    checked = 0
+    for row, y in enumerate(starts[0][: maps.shape[2]]):
+        for column, x in enumerate(starts[1][: maps.shape[3]]):
+            covering = sum(
+                abs(y - other_y) < cell and abs(x - other_x) < cell for other_y in starts[0] for other_x in starts[1]
+            )
+            if (y, x) != (row * cell, column * cell) or covering > 1:
+                continue
+            covered = pixel_values.clone()
+            covered[..., y : y + cell, x : x + cell] = pixel_values.mean((2, 3), keepdim=True)
+            drop = cosines(pixel_values) - cosines(covered)
+            torch.testing.assert_close(maps[0, :, row, column], drop, rtol=1e-3, atol=1e-5)
+            checked += 1
+    assert checked
+
+
+def test_no_images_make_no_maps(tower, text_embeds):
+    for method in METHODS:
+        assert image_maps(make_tiny_model(tower), torch.zeros(0, 3, 64, 64), text_embeds, method).shape[:2] == (0, 3)
 
 
 def test_the_twin_shares_its_weights(tiny_model):

@@ -3,6 +3,7 @@
 """Heat maps and classes over a picture, drawn."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..utils.wording import escape_name
 _PER_ROW = 4
 _PANEL = 2.6  # inches
 _DPI = 120
+# Characters that fit over a panel.
+_LINE = 30
 # Larger pictures are drawn smaller: a panel has some 300 pixels.
 _LONGEST_EDGE = 768
 
@@ -50,7 +53,7 @@ def draw_heat(
     scale = ScalarMappable(Normalize(-largest if signed else 0, largest), "PuOr_r" if signed else "YlOrRd")
     columns = min(_PER_ROW, 1 + len(maps))
     rows = math.ceil((1 + len(maps)) / columns)
-    panel = _PANEL * min(2.0, max(0.5, height / width)) + 0.6
+    panel = _PANEL * min(2.0, max(0.5, height / width)) + 0.8
     # The title is of the page, the panels have their own.
     with new_figure(label, 0.6 + rows * panel, columns * _PANEL + 1.0) as figure:
         axes = figure.subplots(rows, columns, squeeze=False)
@@ -64,7 +67,7 @@ def draw_heat(
             place.imshow(grey, extent=extent, cmap="gray", vmin=0, vmax=255)
             shown = values[::shrink, ::shrink]
             place.imshow(shown, extent=extent, cmap=scale.cmap, norm=scale.norm, alpha=0.65, interpolation="nearest")
-            place.set_title("\n".join(map(_shorten, title.split("\n"))), parse_math=False)
+            place.set_title("\n".join(map(_fit_line, title.split("\n"))), parse_math=False)
             _frame(place, seen_box, (width, height))
         figure.colorbar(scale, ax=axes, shrink=0.8, label="relevance")
         canvas = FigureCanvasAgg(figure)
@@ -115,7 +118,7 @@ def draw_classes(
             place.set_axis_off()
             _frame(place, seen_box, (width, height))
         handles = [
-            Patch(color=colour, label=f"{_shorten(labels[number])} {counts[number] / counts.sum():.0%}")
+            Patch(color=colour, label=f"{_fit_line(labels[number])} {counts[number] / counts.sum():.0%}")
             for number, colour in zip(present, colours, strict=False)
         ]
         right.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5))
@@ -125,9 +128,11 @@ def draw_classes(
         return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _shorten(line: str) -> str:
+def _fit_line(line: str) -> str:
+    """Wrap a line into two; of a longer one, which often differs from others at its end, the middle is left out."""
     line = escape_name(line)
-    return line if len(line) <= 30 else f"{line[:20]}...{line[-7:]}"
+    line = line if len(line) <= 2 * _LINE - 5 else f"{line[: _LINE - 5]}...{line[5 - _LINE :]}"
+    return "\n".join(textwrap.wrap(line, _LINE, break_on_hyphens=False)) or line
 
 
 def _frame(place, box: tuple[int, int, int, int], size: tuple[int, int]) -> None:

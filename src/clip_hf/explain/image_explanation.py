@@ -4,7 +4,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..model.zero_shot_clip_hf import build_text_classifier, check_labels, conte
 from ..utils.atomic import replaced_file
 from .attention_twin import check_explainable
 from .heat_drawing import draw_heat
-from .image_maps import check_method, image_maps
+from .image_maps import cell_size, check_method, image_maps, is_vit
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,34 @@ class SeenPicture:
 
     def seen_box(self) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of the picture's pixels that lie in the crop."""
-        seen = [np.flatnonzero((places >= 0) & (places < 1)) for places in (self.places(0), self.places(1))]
-        (left, right), (top, bottom) = ((int(each[0]), int(each[-1]) + 1) for each in seen)
+        bounds = []
+        for places in (self.places(0), self.places(1)):
+            seen = np.flatnonzero((places >= 0) & (places < 1))
+            # The crop of a strip may lie between the centres of two huge pixels.
+            seen = seen if len(seen) else [np.abs(places - 0.5).argmin()]
+            bounds.append((int(seen[0]), int(seen[-1]) + 1))
+        (left, right), (top, bottom) = bounds
         return left, top, right, bottom
 
-    def spread(self, grid_maps: np.ndarray) -> np.ndarray:
+    def cut_to(self, multiple: int) -> "SeenPicture":
+        """The same without what a ViT leaves out: the last pixels of the crop that fill no patch of this edge."""
+        left, top, right, bottom = self.window
+        return replace(self, window=(left, top, right - (right - left) % multiple, bottom - (bottom - top) % multiple))
+
+    def spread(self, grid_maps: np.ndarray, cell: int | None = None) -> np.ndarray:
         """Interpolate maps `(texts, rows, columns)` of the crop linearly to `(texts, height, width)` of the picture,
         float32; NaN outside the crop.
+
+        Args:
+            grid_maps (`np.ndarray`): The maps.
+            cell (`int`, *optional*): Edge of a map's cell in pixels of the crop; by default the cells fill the crop.
         """
-        columns = _interpolation(self.places(0), grid_maps.shape[2])
-        rows = _interpolation(self.places(1), grid_maps.shape[1])
+        left, top, right, bottom = self.window
+        x_cells, y_cells = (grid_maps.shape[2], grid_maps.shape[1])
+        if cell is not None:
+            x_cells, y_cells = (right - left) / cell, (bottom - top) / cell
+        columns = _interpolation(self.places(0) * x_cells, grid_maps.shape[2])
+        rows = _interpolation(self.places(1) * y_cells, grid_maps.shape[1])
         maps = np.stack([rows @ grid @ columns.T for grid in grid_maps.astype(np.float32)])
         left, top, right, bottom = self.seen_box()
         outside = np.ones(maps.shape[1:], bool)
@@ -69,8 +87,10 @@ class SeenPicture:
 
 
 def _interpolation(places: np.ndarray, cells: int) -> np.ndarray:
-    """Weights (pixels, cells) of linear interpolation between the cells' centres; flat beyond the first and last."""
-    position = np.clip(places * cells - 0.5, 0, cells - 1)
+    """Weights (pixels, cells) of linear interpolation between the cells' centres; flat beyond the first and last.
+    Places are in cells.
+    """
+    position = np.clip(places - 0.5, 0, cells - 1)
     lower = np.minimum(position.astype(int), max(cells - 2, 0))
     share = position - lower
     weights = np.zeros((len(places), cells), np.float32)
@@ -136,8 +156,8 @@ class ImageExplanation:
             outside `seen_box`.
         grid_maps (`np.ndarray` of shape `(texts, rows, columns)`, float32): The values that were interpolated: one a
             patch of a ViT, or a place of a ResNet's last feature map, of the crop.
-        seen_box (`tuple[int, int, int, int]`): Left, top, right and bottom of what the processor's crop showed the
-            model, in the picture's pixels.
+        seen_box (`tuple[int, int, int, int]`): Left, top, right and bottom of what the model saw, in the picture's
+            pixels: the processor's crop, without a rest that fills no patch of a ViT.
         cosines (`np.ndarray` of shape `(texts,)`, float32): The cosine of the picture with each text.
     """
 
@@ -213,11 +233,12 @@ def explain_image(
     text_embeds = embed_texts(plain, processor, texts, templates)
     maps = image_maps(plain, picture.pixel_values, text_embeds, method, layers=layers, **squares)
     grid_maps = maps[0].cpu().numpy()
+    picture = picture.cut_to(cell_size(plain)) if is_vit(plain) else picture
     return ImageExplanation(
         image=picture.image,
         texts=texts,
         method=method,
-        maps=picture.spread(grid_maps),
+        maps=picture.spread(grid_maps, squares.get("stride") or cell_size(plain)),
         grid_maps=grid_maps,
         seen_box=picture.seen_box(),
         cosines=image_cosines(plain, picture.pixel_values, text_embeds).cpu().numpy(),

@@ -17,6 +17,8 @@ from .attention_twin import attention_twin, check_explainable
 
 # Covered images that go through the model at once.
 _OCCLUDED_BATCH = 64
+# Pixels between the places of a ResNet's last feature map (Radford et al. 2021, section 2.4; He et al. 2016, table 1).
+_RESNET_STRIDE = 32
 
 
 @dataclass
@@ -64,6 +66,16 @@ class MapRequest:
 def is_vit(model: ClipHFModel) -> bool:
     """Whether a model's vision tower is a ViT and not a ResNet."""
     return model.config.vision_config.model_type == "clip_hf_vit"
+
+
+def cell_size(model: ClipHFModel) -> int:
+    """Edge of a map's cell in pixels of the model's input; the first cell begins at the top left.
+
+    Cells need not cover an input whose edges are no multiple of it: a ViT leaves out the rest, a ResNet's last places
+    see it.
+    """
+    config = model.config.vision_config
+    return config.patch_size if is_vit(model) else _RESNET_STRIDE
 
 
 def last_layers(attentions: tuple[torch.Tensor, ...], layers: str | int) -> tuple[torch.Tensor, ...]:
@@ -158,17 +170,21 @@ def occlusion_maps(request: MapRequest) -> torch.Tensor:
     image's mean colour; negative where it rises. It needs no gradient and no attention, so it is the plain reference.
 
     A pixel's value is the mean over the squares that cover it; a map's cell, `stride` pixels wide, has the mean of its
-    pixels. By default a cell is one of the grid, and a square two of them, half the image at most.
+    pixels. By default a cell is one of the grid, and a square two of them, half the image at most. A smaller `window`
+    alone steps by itself.
     """
     pixel_values = request.pixel_values
     images, _, height, width = pixel_values.shape
     whole, output = request.cosines(pixel_values)
     rows, columns = request.grid_size(output)
-    cell = min(height // rows, width // columns)
-    stride = cell if request.stride is None else check_whole("stride", request.stride, 1)
-    default = max(1, min(2 * cell, min(height, width) // 2))
+    shorter = min(height, width)
+    cell = cell_size(request.twin) if request.stride is None else check_whole("stride", request.stride, 1)
+    default = (
+        min(max(cell, min(2 * cell, shorter // 2)), shorter) if request.stride is None else min(2 * cell, shorter)
+    )
     window = default if request.window is None else check_whole("window", request.window, 1)
-    if window > min(height, width) or stride > window:
+    stride = min(cell, window) if request.stride is None else cell
+    if window > shorter or stride > window:
         raise ValueError(
             f"`window` is {window} and `stride` {stride} pixels; the window must fit into the image of {height} x "
             f"{width}, and the stride must not exceed the window, or pixels would be left out."
@@ -177,7 +193,7 @@ def occlusion_maps(request: MapRequest) -> torch.Tensor:
     colour = pixel_values.mean(dim=(2, 3))[..., None, None]
     drops = whole.new_zeros(images, len(request.text_embeds), height, width)
     counts = whole.new_zeros(height, width)
-    per_batch = max(1, _OCCLUDED_BATCH // images)
+    per_batch = max(1, _OCCLUDED_BATCH // max(1, images))
     for begin in range(0, len(starts), per_batch):
         part = starts[begin : begin + per_batch]
         covered = pixel_values.repeat(len(part), 1, 1, 1)  # (windows * images, 3, height, width)
@@ -187,7 +203,7 @@ def occlusion_maps(request: MapRequest) -> torch.Tensor:
         for (y, x), cosine in zip(part, cosines, strict=True):
             drops[..., y : y + window, x : x + window] += (whole - cosine)[..., None, None]
             counts[y : y + window, x : x + window] += 1
-    cells = nn.functional.avg_pool2d(drops / counts, stride, ceil_mode=True)
+    cells = nn.functional.avg_pool2d(drops / counts, cell, ceil_mode=True)
     return cells[..., :rows, :columns] if request.stride is None else cells
 
 

@@ -19,7 +19,7 @@ from ...embedding.load_encoder import load_dual_encoder
 from ...explain.attention_twin import check_explainable
 from ...explain.dense_features import DENSE_METHODS
 from ...explain.image_explanation import SeenPicture
-from ...explain.image_segmentation import best_classes, check_size, place_scores, read_sized, seen_by_places
+from ...explain.image_segmentation import best_classes, check_size, place_scores, read_sized
 from ...model.modeling_clip_hf import ClipHFModel
 from ...model.zero_shot_clip_hf import evaluated
 from ...utils.figures import COLOURS, new_figure
@@ -195,7 +195,6 @@ def evaluate_segmentation(
             else:
                 window = options.window if method == "windows" else None
                 grid_scores = place_scores(twin, picture, embeds, method, window)
-                picture = seen_by_places(twin, picture, grid_scores.shape[1:])
             predicted = best_classes(picture.spread(scores[None])[0] for scores in grid_scores)
             measured.add(method, overlap_counts(predicted, truth, len(data.names)), grid_scores.shape[1:])
     measured.check(data)
