@@ -6,7 +6,17 @@ import argparse
 
 
 # tests/cli/test_commands.py holds that these are what `clip_hf.evaluation` and `clip_hf.ImageLimits` have.
-TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "adapters", "robustness", "moments", "explanation")
+TASKS = (
+    "zero_shot",
+    "retrieval",
+    "linear_probe",
+    "few_shot",
+    "adapters",
+    "robustness",
+    "moments",
+    "explanation",
+    "segmentation",
+)
 AGGREGATES = ("embeddings", "probabilities")
 METRICS = ("map_11point", "mean_per_class", "roc_auc", "top1", "top1_top5_mean", "top5")
 IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (float, 60.0)}  # type and default
@@ -27,6 +37,7 @@ examples:
   clip-hf evaluate my_model --data films --num-frames 8 --templates actionclip          class folders of films
   clip-hf evaluate my_model --tasks moments --data highlight_val_release.jsonl --image-root films
   clip-hf evaluate outputs/demo/vit/last --tasks explanation --data openmoji_scenes --split pairs    are maps faithful?
+  clip-hf evaluate outputs/demo/resnet/last --tasks segmentation --data openmoji_scenes --segmentation-size 128
   torchrun --nproc_per_node 2 -m clip_hf evaluate my_model --data cifar10
 """
 
@@ -102,8 +113,10 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         help="zero_shot: what is averaged over prompts (default: %(default)s)",
     )
     how.add_argument(
-        "--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot and adapters: examples a class"
+        "--segmentation-size", type=int, metavar="N", help="its images' shorter edge (default: as trained)"
     )
+    shots = [1, 2, 4, 8, 16]
+    how.add_argument("--shots", type=int, nargs="+", default=shots, help="few_shot and adapters: examples a class")
     how.add_argument(
         "--few-shot-seeds", type=int, default=3, help="few_shot and adapters: draws of each (default: %(default)s)"
     )

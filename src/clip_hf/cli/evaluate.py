@@ -73,6 +73,7 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
         shots=tuple(options.shots),
         few_shot_seeds=options.few_shot_seeds,
         fps=options.fps,
+        segmentation_size=options.segmentation_size,
         aggregate=options.aggregate,
     )
 

@@ -87,6 +87,7 @@ from .tasks.robustness import (
     evaluate_robustness,
 )
 from .tasks.scaling import ScalingResult, fit_scaling
+from .tasks.segmentation import SegmentationOptions, SegmentationResult, evaluate_segmentation
 from .tasks.zero_shot import ZeroShotOptions, ZeroShotResult, class_embeddings, evaluate_zero_shot
 
 
@@ -131,6 +132,8 @@ __all__ = [
     "RobustnessOptions",
     "RobustnessResult",
     "ScalingResult",
+    "SegmentationOptions",
+    "SegmentationResult",
     "ShiftResult",
     "SuiteOptions",
     "TASKS",
@@ -163,6 +166,7 @@ __all__ = [
     "evaluate_moments",
     "evaluate_retrieval",
     "evaluate_robustness",
+    "evaluate_segmentation",
     "evaluate_zero_shot",
     "few_shot",
     "first_moment_iou",

@@ -425,7 +425,7 @@ def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
     arrays, headline = result["arrays"], _headline(result)
     if result["task"] == "moments":
         return moment_row_values(metric, arrays) if {"first_ious", "average_precisions"} <= arrays.keys() else None
-    if result["task"] == "explanation":
+    if result["task"] in ("explanation", "segmentation"):
         return arrays.get(metric)
     recall = _RECALL.fullmatch(metric)
     if recall is not None and f"{recall[1]}_ranks" in arrays:

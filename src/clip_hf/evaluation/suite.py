@@ -29,6 +29,7 @@ from .tasks.linear_probe import LinearProbeTask
 from .tasks.moment_retrieval import MomentTask
 from .tasks.retrieval import RetrievalTask
 from .tasks.robustness import RobustnessTask
+from .tasks.segmentation import SegmentationTask
 from .tasks.zero_shot import EqualClassesWarning, ZeroShotTask
 
 
@@ -43,6 +44,7 @@ TASKS: dict[str, EvaluationTask] = {
         RobustnessTask(),
         MomentTask(),
         ExplanationTask(),
+        SegmentationTask(),
     )
 }
 """The evaluations that a suite can run, by name. A new one is a line here and a file in `tasks`."""
@@ -64,8 +66,8 @@ class SuiteOptions(TaskSettings):
             `background_color`, `apply_exif_orientation`, `high_bit_depth`, `draft`, `image_limits`.
         clip ([`ClipSampling`], *optional*): To evaluate on films instead of images: how many frames and views are
             taken of each. A [`ClipHFVideoModel`] and a [`VideoEncoder`] have their own.
-        data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds, fps, aggregate: See
-            [`TaskSettings`].
+        data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds, fps, segmentation_size,
+            aggregate: See [`TaskSettings`].
 
     Raises:
         ValueError: if a task is unknown or named twice, there are no data, or as [`TaskSettings`] does.

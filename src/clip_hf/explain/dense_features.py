@@ -11,13 +11,12 @@ from ..model.modeling_clip_hf import ClipHFModel
 from ..model.modeling_clip_hf_base import ClipHFMultiHeadAttention, check_pixel_values
 from ..model.zero_shot_clip_hf import evaluated
 from .attention_twin import check_explainable
-from .image_maps import is_vit
+from .image_maps import cell_size, is_vit
 
 
 _MOST_SURGERY_LAYERS = 6  # in the authors' code, of 12 or 24
 _POOL_FACTOR = 8  # of the scale, for the unit vectors of a ResNet's pool, in the authors' code
 _WINDOWS_BATCH = 64
-_RESNET_STRIDE = 32
 
 
 def _value_attention(attention: ClipHFMultiHeadAttention, hidden_states: torch.Tensor, is_pool: bool) -> torch.Tensor:
@@ -91,7 +90,7 @@ def _resnet_dense(model: ClipHFModel, pixel_values: torch.Tensor, method: str) -
 def _window_features(model: ClipHFModel, pixel_values: torch.Tensor, window: int | None) -> torch.Tensor:
     """Embeddings of squares around each place, (batch, rows, columns, dim), each resized to the tower's size."""
     height, width = pixel_values.shape[2:]
-    cell, shorter = place_edge(model), min(height, width)
+    cell, shorter = cell_size(model), min(height, width)
     window = max(cell, shorter // 2) if window is None else check_whole("window", window, 1)
     if window > shorter:
         raise ValueError(f"`window` is {window}; it must not be larger than the images of {height} x {width} pixels.")
@@ -113,11 +112,6 @@ def _window_features(model: ClipHFModel, pixel_values: torch.Tensor, window: int
 
 DENSE_METHODS = ("maskclip", "surgery", "token", "windows")
 """How [`dense_features`] are made, by name."""
-
-
-def place_edge(model: ClipHFModel) -> int:
-    """Pixels along the edge of one place: a ViT's patch, or what one place of a ResNet's last feature map covers."""
-    return model.config.vision_config.patch_size if is_vit(model) else _RESNET_STRIDE
 
 
 def check_dense_method(method: str) -> str:
@@ -166,7 +160,7 @@ def dense_features(
     if window is not None and method != "windows":
         raise ValueError(f"`window` belongs to the method windows, not {method}.")
     check_pixel_values(pixel_values, plain.config.vision_config.num_channels)
-    cell = place_edge(plain)
+    cell = cell_size(plain)
     if min(pixel_values.shape[2:]) < cell:
         height, width = pixel_values.shape[2:]
         raise ValueError(f"The images are {height} x {width} pixels; one place of this tower is {cell} x {cell}.")

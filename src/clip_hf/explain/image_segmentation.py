@@ -3,8 +3,8 @@
 """Which of some labels each pixel of a picture shows, from dense features and texts."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from ..model.modeling_clip_hf import ClipHFModel
 from ..model.zero_shot_clip_hf import check_labels
 from ..utils.atomic import replaced_file
 from .attention_twin import check_explainable
-from .dense_features import check_dense_method, dense_features, place_edge
+from .dense_features import check_dense_method, dense_features
 from .heat_drawing import draw_classes
 from .image_explanation import SeenPicture, embed_texts, read_picture
+from .image_maps import cell_size, is_vit
 
 
 UNSEEN = -1
@@ -113,8 +114,9 @@ def segment_image(
     picture = read_sized(plain, processor, image, **options)
     text_embeds = embed_texts(plain, processor, labels, templates)
     grid_scores = place_scores(plain, picture, text_embeds, method, window)
-    picture = seen_by_places(plain, picture, grid_scores.shape[1:])
-    scores = picture.spread(grid_scores)
+    cell = cell_size(plain)
+    picture = picture.cut_to(cell) if is_vit(plain) else picture
+    scores = picture.spread(grid_scores, cell)
     return Segmentation(
         image=picture.image,
         labels=labels,
@@ -126,10 +128,17 @@ def segment_image(
     )
 
 
-def best_classes(scores: np.ndarray) -> np.ndarray:
-    """Index of the highest of scores `(labels, height, width)`, int16; `UNSEEN` where they are NaN."""
-    seen = ~np.isnan(scores).any(axis=0)
-    return np.where(seen, np.nan_to_num(scores).argmax(axis=0), UNSEEN).astype(np.int16)
+def best_classes(scores: Iterable[np.ndarray]) -> np.ndarray:
+    """Index of the highest of scores `(height, width)` for each pixel, int16; of equal ones the first; `UNSEEN` where
+    they are NaN. They are read one after the other, so that they need not be in memory together.
+    """
+    best = classes = None
+    for number, values in enumerate(scores):
+        if best is None:
+            best, classes = values.copy(), np.where(np.isnan(values), UNSEEN, 0).astype(np.int16)
+        better = values > best
+        best[better], classes[better] = values[better], number
+    return classes
 
 
 @torch.no_grad()
@@ -141,12 +150,13 @@ def place_scores(
     return (dense.float() @ text_embeds.to(dense.device).float().T).permute(2, 0, 1).cpu().numpy()
 
 
-def seen_by_places(model: ClipHFModel, picture: SeenPicture, grid: tuple[int, int]) -> SeenPicture:
-    """The picture with its window cut to what the grid of places covers: a last part of a place is not seen."""
-    left, top, right, bottom = picture.window
-    rows, columns = grid
-    edge = place_edge(model)
-    return replace(picture, window=(left, top, min(right, left + columns * edge), min(bottom, top + rows * edge)))
+def check_size(model: ClipHFModel, size: int | None) -> int:
+    """Return the edge of a place; ValueError unless `size` is None or a multiple of it."""
+    edge = cell_size(model)
+    if size is not None and check_whole("size", size, edge) % edge:
+        below = size // edge * edge
+        raise ValueError(f"`size` is {size}; it must be a multiple of {edge} pixels: {below} or {below + edge}.")
+    return edge
 
 
 def read_sized(
@@ -176,7 +186,7 @@ def read_sized(
         TypeError: if the processor is of another class, or `image` is nothing that `open_image` takes.
         ValueError: if the size does not fit, or the picture cannot be read.
     """
-    edge = place_edge(model)
+    edge = cell_size(model)
     if size is not None and check_whole("size", size, edge) % edge:
         below = size // edge * edge
         raise ValueError(

@@ -18,12 +18,14 @@ TASK_TITLES = {
     "moments": "Moment retrieval",
     "retrieval": "Retrieval",
     "robustness": "Robustness",
+    "segmentation": "Segmentation",
     "zero_shot": "Zero-shot classification",
 }
 """Evaluations as plots and model cards call them, by name."""
 HUB_TASKS = {
     "moments": "video-moment-retrieval",
     "retrieval": "zero-shot-image-retrieval",
+    "segmentation": "image-segmentation",
     "zero_shot": "zero-shot-image-classification",
 }
 """The hub's identifiers of evaluations, by name."""

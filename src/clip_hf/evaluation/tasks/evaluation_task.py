@@ -52,6 +52,8 @@ class TaskSettings:
         few_shot_seeds (`int`, *optional*, defaults to 3): Few-shot and adapters: number of draws for each
             number of examples.
         fps (`float`, *optional*, defaults to 1.0): Moments: frames a second.
+        segmentation_size (`int`, *optional*): Segmentation: shorter edge of the images in pixels; by default the
+            tower's own.
         aggregate (`str`, *optional*, defaults to `"embeddings"`): Zero-shot: what is averaged over prompts, see
             [`ZeroShotOptions`].
 
@@ -67,6 +69,7 @@ class TaskSettings:
     shots: Sequence[int] = (1, 2, 4, 8, 16)
     few_shot_seeds: int = 3
     fps: float = 1.0
+    segmentation_size: int | None = None
     aggregate: str = "embeddings"
 
     def __post_init__(self):
