@@ -61,6 +61,7 @@ SERVED = ("docs/howto/serve.md",)
 ONLY_SLOW = {
     "clip-hf adapt outputs/demo/vit/last digits --shots 16 --seeds 3": "three trainings of 400 steps",
     "clip-hf adapt outputs/demo/vit/last digits --shots 16 --method clap": "tests/adaptation adapts so",
+    "clip-hf evaluate outputs/demo/vit/last --tasks explanation": "maps of 60 scenes; its task has faster tests",
     "clip-hf evaluate openai/clip-vit-base-patch32 --tasks zero_shot linear_probe --data food101": "101 classes",
     "torchrun --nproc_per_node 2 -m clip_hf train examples/recipes/pretrain_rn50.yaml": "a large ResNet",
     "clip-hf embed openai/clip-vit-base-patch32 my_images embedded_by_ray": "starts a cluster",
