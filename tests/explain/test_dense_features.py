@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clip_hf import ClipHFModel
 from clip_hf.explain import DENSE_METHODS, dense_features
-from tiny_models import make_tiny_model
+from tiny_models import make_tiny_model, tiny_config
 
 
 def linear(layer, x):
@@ -31,7 +32,7 @@ def plain_layer(layer, x, act):
 
 
 def plain_vit(model, pixels, method):
-    """Three layers of four heads of 8; of three layers, surgery takes the last."""
+    """Layers of four heads of 8. Surgery takes the last of three layers, and the last two of five."""
     tower = model.vision_model
     x = tower.pre_layrnorm(tower.embeddings(pixels, True))
     *first, last = tower.encoder.layers
@@ -41,6 +42,8 @@ def plain_vit(model, pixels, method):
 
     for layer in first:
         x = plain_layer(layer, x, act)
+    if method == "surgery" and len(tower.encoder.layers) == 5:
+        return patches(tower, plain_dual_path(tower, pixels, act), pixels)
     value, out = linear(last.self_attn.v_proj, last.layer_norm1(x)), last.self_attn.out_proj
     if method == "token":
         x = plain_layer(last, x, act)
@@ -49,6 +52,23 @@ def plain_vit(model, pixels, method):
         x = x + linear(last.mlp.fc2, act(linear(last.mlp.fc1, last.layer_norm2(x))))
     else:
         x = x + linear(out, attend(value, value, value, 4, 8**-0.5))
+    return patches(tower, x, pixels)
+
+
+def plain_dual_path(tower, pixels, act):
+    """The tower goes on as it is, for its values; beside it, the attention among these of the last two layers."""
+    x = tower.pre_layrnorm(tower.embeddings(pixels, True))
+    for layer in tower.encoder.layers[:3]:
+        x = plain_layer(layer, x, act)
+    added = []
+    fourth, fifth = tower.encoder.layers[3:]
+    for layer, before in ((fourth, x), (fifth, plain_layer(fourth, x, act))):
+        value = linear(layer.self_attn.v_proj, layer.layer_norm1(before))
+        added.append(linear(layer.self_attn.out_proj, attend(value, value, value, 4, 8**-0.5)))
+    return x + added[0] + added[1]
+
+
+def patches(tower, x, pixels):
     rows, columns = pixels.shape[2] // 16, pixels.shape[3] // 16
     return tower.post_layernorm(x[:, 1:]).reshape(len(x), rows, columns, -1)
 
@@ -91,6 +111,24 @@ def test_features_are_those_written_out(tower, method, size):
     for one, other in zip(got, wanted, strict=True):
         one, other = (torch.zeros(()) if each is None else each for each in (one, other))
         assert torch.allclose(one, other, rtol=1e-7, atol=1e-9)
+
+
+def test_surgery_adds_up_its_layers():
+    config = tiny_config("vit")
+    config.vision_config.num_hidden_layers = 5
+    torch.manual_seed(1)
+    model, pixels = ClipHFModel(config).eval().double(), torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    expected = F.normalize(linear(model.visual_projection, plain_vit(model, pixels, "surgery")), dim=-1)
+    torch.testing.assert_close(dense_features(model, pixels, "surgery"), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", DENSE_METHODS)
+def test_half_precision(tower, method):
+    model, pixels = make_tiny_model(tower), torch.randn(2, 3, 64, 64)
+    exact = dense_features(model, pixels, method)
+    dense = dense_features(model.bfloat16(), pixels, method)
+    assert dense.dtype == torch.bfloat16
+    assert (F.cosine_similarity(dense.float(), exact, dim=-1) > 0.98).all()
 
 
 def test_windows_are_embeddings_of_squares(tower):

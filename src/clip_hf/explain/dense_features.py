@@ -105,7 +105,8 @@ def _window_features(model: ClipHFModel, pixel_values: torch.Tensor, window: int
     features, per_batch = [], max(1, _WINDOWS_BATCH // len(pixel_values))
     for begin in range(0, len(crops), per_batch):
         part = torch.stack(crops[begin : begin + per_batch], dim=1).flatten(0, 1)  # (batch * windows, 3, ...)
-        part = nn.functional.interpolate(part, size=size, mode="bicubic", antialias=True)
+        exact = part.to(torch.promote_types(part.dtype, torch.float32))  # torch does not resize halves everywhere
+        part = nn.functional.interpolate(exact, size=size, mode="bicubic", antialias=True).to(part.dtype)
         features.append(model.encode_image(part).unflatten(0, (len(pixel_values), -1)))
     return torch.cat(features, dim=1).unflatten(1, (len(rows), len(columns)))
 

@@ -171,9 +171,10 @@ def evaluate_segmentation(
     Example:
 
     ```python
+    >>> from clip_hf.data import load_composed_scenes
     >>> from clip_hf.evaluation import evaluate_segmentation
 
-    >>> result = evaluate_segmentation("outputs/demo/resnet/last", "openmoji_scenes")
+    >>> result = evaluate_segmentation("my_model", load_composed_scenes()["test"].select(range(8)))
     >>> print(result.values["maskclip_miou"], result.values["whole_miou"])
     ```
     """
