@@ -47,6 +47,9 @@ def plain_vit(model, pixels, method):
     value, out = linear(last.self_attn.v_proj, last.layer_norm1(x)), last.self_attn.out_proj
     if method == "token":
         x = plain_layer(last, x, act)
+    elif method == "clearclip":
+        query = linear(last.self_attn.q_proj, last.layer_norm1(x))
+        x = linear(out, attend(query, query, value, 4, 8**-0.5))
     elif method == "maskclip":
         x = x + linear(out, value)
         x = x + linear(last.mlp.fc2, act(linear(last.mlp.fc1, last.layer_norm2(x))))
@@ -89,11 +92,11 @@ def plain_resnet(model, pixels, method):
             unit = torch.cat([each / each.norm(dim=-1, keepdim=True) for each in split(v, heads)], dim=-1)
             x = attend(unit, unit, v, heads, 8 * scale)[:, 1:]
         else:
-            x = attend(q, k, v, heads, scale)[:, 1:]
+            x = attend(q, q if method == "clearclip" else k, v, heads, scale)[:, 1:]
     return x.reshape(len(x), rows, columns, -1)
 
 
-@pytest.mark.parametrize("method", ["maskclip", "surgery", "token"])
+@pytest.mark.parametrize("method", ["maskclip", "clearclip", "surgery", "token"])
 @pytest.mark.parametrize("size", [(64, 64), (96, 128)])
 def test_features_are_those_written_out(tower, method, size):
     model = make_tiny_model(tower).double()

@@ -19,15 +19,20 @@ _POOL_FACTOR = 8  # of the scale, for the unit vectors of a ResNet's pool, in th
 _WINDOWS_BATCH = 64
 
 
-def _value_attention(attention: ClipHFMultiHeadAttention, hidden_states: torch.Tensor, is_pool: bool) -> torch.Tensor:
-    """Attention with values as queries and keys, `softmax(scale V V^T) V`: (batch, length, hidden_size)."""
+def _attention_among(
+    keys: nn.Linear, attention: ClipHFMultiHeadAttention, hidden_states: torch.Tensor, unit_keys: bool = False
+) -> torch.Tensor:
+    """Attention with keys K as queries too, `softmax(scale K K^T) V`: (batch, length, hidden_size)."""
     heads = attention.num_heads, attention.head_dim
-    value = apply_linear(attention.v_proj, hidden_states)
-    value = value.reshape(*value.shape[:-1], *heads).transpose(1, 2)  # (batch, heads, length, head_dim)
-    keys, scale = value, attention.scale
-    if is_pool:
-        keys, scale = nn.functional.normalize(value, dim=-1), _POOL_FACTOR * scale
-    weights = (scale * keys @ keys.transpose(2, 3)).softmax(dim=-1)
+    # (batch, heads, length, head_dim)
+    key, value = (
+        apply_linear(projection, hidden_states).unflatten(-1, heads).transpose(1, 2)
+        for projection in (keys, attention.v_proj)
+    )
+    scale = attention.scale
+    if unit_keys:
+        key, scale = nn.functional.normalize(key, dim=-1), _POOL_FACTOR * scale
+    weights = (scale * key @ key.transpose(2, 3)).softmax(dim=-1)
     return (weights @ value).transpose(1, 2).flatten(2)
 
 
@@ -35,12 +40,24 @@ def _vit_tokens(model: ClipHFModel, pixel_values: torch.Tensor) -> torch.Tensor:
     return model.vision_model(pixel_values, interpolate_pos_encoding=True).last_hidden_state
 
 
-def _vit_maskclip(model: ClipHFModel, pixel_values: torch.Tensor) -> torch.Tensor:
+def _before_last_layer(model: ClipHFModel, pixel_values: torch.Tensor) -> tuple[torch.Tensor, nn.Module]:
     tower = model.vision_model
     hidden_states = tower.pre_layrnorm(tower.embeddings(pixel_values, True))
     *layers, last = tower.encoder.layers
     for layer in layers:
         hidden_states = layer(hidden_states)
+    return hidden_states, last
+
+
+def _vit_clearclip(model: ClipHFModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    hidden_states, last = _before_last_layer(model, pixel_values)
+    attention = last.self_attn
+    value = _attention_among(attention.q_proj, attention, last.layer_norm1(hidden_states))
+    return apply_linear(attention.out_proj, value)
+
+
+def _vit_maskclip(model: ClipHFModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    hidden_states, last = _before_last_layer(model, pixel_values)
     value = apply_linear(last.self_attn.v_proj, last.layer_norm1(hidden_states))
     hidden_states = hidden_states + apply_linear(last.self_attn.out_proj, value)
     return hidden_states + last.mlp(last.layer_norm2(hidden_states))
@@ -55,17 +72,24 @@ def _vit_surgery(model: ClipHFModel, pixel_values: torch.Tensor) -> torch.Tensor
         hidden_states = layer(hidden_states)
     path = hidden_states  # the second path: attention alone, from values of the first
     for layer in layers[first:]:
-        value = _value_attention(layer.self_attn, layer.layer_norm1(hidden_states), is_pool=False)
-        path = path + apply_linear(layer.self_attn.out_proj, value)
+        attention = layer.self_attn
+        value = _attention_among(attention.v_proj, attention, layer.layer_norm1(hidden_states))
+        path = path + apply_linear(attention.out_proj, value)
         hidden_states = layer(hidden_states)
     return path
 
 
+_VIT_METHODS = {
+    "clearclip": _vit_clearclip,
+    "maskclip": _vit_maskclip,
+    "surgery": _vit_surgery,
+    "token": _vit_tokens,
+}
+
+
 def _vit_dense(model: ClipHFModel, pixel_values: torch.Tensor, method: str) -> torch.Tensor:
     """Features of the patches before they are projected, (batch, rows, columns, hidden_size)."""
-    hidden_states = {"token": _vit_tokens, "maskclip": _vit_maskclip, "surgery": _vit_surgery}[method](
-        model, pixel_values
-    )
+    hidden_states = _VIT_METHODS[method](model, pixel_values)
     patch_size = model.config.vision_config.patch_size
     grid = pixel_values.shape[2] // patch_size, pixel_values.shape[3] // patch_size
     return model.vision_model.post_layernorm(hidden_states[:, 1:]).unflatten(1, grid)
@@ -81,7 +105,9 @@ def _resnet_dense(model: ClipHFModel, pixel_values: torch.Tensor, method: str) -
     else:
         places = pool.embed_places(feature_map, True)
         if method == "surgery":
-            dense = _value_attention(pool, places, is_pool=True)[:, 1:]
+            dense = _attention_among(pool.v_proj, pool, places, unit_keys=True)[:, 1:]
+        elif method == "clearclip":
+            dense = _attention_among(pool.q_proj, pool, places)[:, 1:]
         else:
             dense = pool.attend(places[:, 1:], places)[0]
     return dense.unflatten(1, tuple(feature_map.shape[2:]))
@@ -111,7 +137,7 @@ def _window_features(model: ClipHFModel, pixel_values: torch.Tensor, window: int
     return torch.cat(features, dim=1).unflatten(1, (len(rows), len(columns)))
 
 
-DENSE_METHODS = ("maskclip", "surgery", "token", "windows")
+DENSE_METHODS = ("maskclip", "clearclip", "surgery", "token", "windows")
 """How [`dense_features`] are made, by name."""
 
 
@@ -134,6 +160,8 @@ def dense_features(
 
     - `"maskclip"` (Zhou et al. 2022, arXiv:2112.01071, section 3.2): each place attends only to itself. The last layer
       of a ViT keeps its residual and its MLP, as in the authors' code; a ResNet's places have no positions.
+    - `"clearclip"` (Lan et al. 2024, arXiv:2407.12442, section 3.3): attention among queries, `softmax(scale Q Q^T)
+      V`, in the last layer, whose residual and MLP are left out. In a ResNet it is the pool's attention.
     - `"surgery"` (Li et al. 2023, arXiv:2304.05653, section 3.2): attention among values, `softmax(scale V V^T) V`.
       In a ViT it is a second path beside the last layers, without their MLPs; the authors take 6 layers of 12, here
       it is the second half, at most 6. In a ResNet the values are normalised and the scale is 8 times as large, as in
