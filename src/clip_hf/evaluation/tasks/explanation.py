@@ -183,9 +183,10 @@ def evaluate_explanation(
     Example:
 
     ```python
+    >>> from clip_hf.data import load_composed_scenes
     >>> from clip_hf.evaluation import evaluate_explanation
 
-    >>> result = evaluate_explanation("outputs/demo/vit/last", "openmoji_scenes")
+    >>> result = evaluate_explanation("my_model", load_composed_scenes()["pairs"].select(range(4)))
     >>> print(result.values["chefer_pointing"], result.chance["chefer_pointing"])
     ```
     """
