@@ -341,10 +341,8 @@ class ClipHFTextEncoder(ClipHFPreTrainedModel):
 
     - its output is that of `text_model`;
     - diffusers reads `text_encoder.text_model.final_layer_norm` for `clip_skip`, which transformers' `CLIPTextModel`
-      has no longer since 5.6, and LoRA files for text encoders name `text_model` too;
-    - loads from every CLIP, whole or its text tower;
-    - load it by its class: with clip_hf imported, `AutoModel` makes the bare [`ClipHFTextModel`] of its folder, as of
-      every text tower's; a folder's own code makes this class.
+      lacks since 5.6, and LoRA files name `text_model` too;
+    - loads from every CLIP, whole or its text tower; `AutoModel` with clip_hf gives [`ClipHFTextModel`].
     """
 
     config_class = ClipHFTextConfig
