@@ -136,10 +136,10 @@ def _token_relevance(
     with torch.inference_mode(False), torch.enable_grad():
         twin = attention_twin(model)
         # The weights may be frozen; then nothing but the embeddings' output can carry the gradient.
-        handle = twin.text_model.embeddings.register_forward_hook(lambda _, __, output: output.requires_grad_())
-        inputs = {name: tensor.to(twin.device) for name, tensor in inputs.items()}
+        twin.text_model.embeddings.register_forward_hook(lambda _, __, output: output.requires_grad_())
+        # Copies, because tensors of inference mode cannot be saved for a backward pass.
+        inputs = {name: tensor.to(twin.device, copy=True) for name, tensor in inputs.items()}
         output = twin.get_text_features(**inputs, output_attentions=True)
-        handle.remove()
         dtype = torch.promote_types(twin.dtype, torch.float32)
         embeds = nn.functional.normalize(output.pooler_output.to(dtype), dim=-1)
         cosines = embeds @ image_embeds[0].detach().clone().to(dtype)
