@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Draw the pictures of the documentation, docs/images/*.png, from what `make demo` left: `make gallery`.
 
-Similarities and losses are the demo's pictures. The demo's two models are evaluated on OpenMoji and compared.
+Similarities, losses and heat maps are the demo's pictures. The demo's two models are evaluated on OpenMoji and compared.
 Robustness and scaling are drawn from published figures. The pictures are about 1,200 pixels wide and have 256 colours,
 which keeps them small.
 """
@@ -111,7 +111,7 @@ def main() -> None:
         run_suite(str(arguments.demo / tower / "last"), options)
     compare_results(folders, ["ResNet", "ViT"]).save(arguments.results)
 
-    for name in ("similarities", "losses"):
+    for name in ("similarities", "losses", "relevance_vit", "relevance_resnet"):
         save_small(arguments.demo / f"{name}.png", arguments.images / f"{name}.png")
     for name, stem in PICTURES.items():
         save_small(folders[-1] / f"{stem}.png", arguments.images / f"{name}.png")

@@ -387,3 +387,13 @@ def test_transformers_clip_is_refused(pixel_values, text_embeds):
 def test_offloaded_weights_are_refused(pixel_values, text_embeds):
     with pytest.raises(ValueError, match="offloaded; load it whole"):
         image_maps(make_tiny_model("vit").to("meta"), pixel_values, text_embeds)
+
+
+@pytest.mark.parametrize("method", ["chefer", "grad_cam", "occlusion"])
+def test_damaged_weights_are_said(tower, method):
+    model = make_tiny_model(tower)
+    with torch.no_grad():
+        model.visual_projection.weight.fill_(torch.nan)
+    embeds = nn.functional.normalize(torch.randn(2, 16), dim=-1)
+    with pytest.raises(ArithmeticError, match="NaN or infinite"):
+        image_maps(model, torch.randn(1, 3, 64, 64), embeds, method)

@@ -217,6 +217,16 @@ METHODS: dict[str, Callable[[MapRequest], torch.Tensor]] = {
 _USES_LAYERS = ("chefer", "rollout")
 
 
+def check_relevance(values: torch.Tensor) -> torch.Tensor:
+    """Return the values; ArithmeticError if one is not finite."""
+    if not values.isfinite().all():
+        raise ArithmeticError(
+            "The relevance holds NaN or infinite values: the model's weights are damaged, or its dtype is too small "
+            "for them. Look at the weights, or use float32."
+        )
+    return values
+
+
 def default_method(model: nn.Module) -> str:
     """Return the method for a model's tower: `"chefer"` for a ViT, `"grad_cam"` for a ResNet.
 
@@ -294,6 +304,7 @@ def image_maps(
     Raises:
         TypeError: if the model is of another class, or an input is no tensor.
         ValueError: if the method is unknown or has no such option, or a shape is wrong.
+        ArithmeticError: if values are not finite, as those of a model with NaN among its weights.
 
     Sources: Chefer et al. 2021 (arXiv:2103.15679), Selvaraju et al. 2017 (arXiv:1610.02391), Abnar and Zuidema 2020
     (arXiv:2005.00928), Zeiler and Fergus 2014 (arXiv:1311.2901).
@@ -307,4 +318,4 @@ def image_maps(
         pixel_values = pixel_values.detach().to(plain.device, plain.dtype, copy=True)
         text_embeds = text_embeds.detach().to(plain.device, dtype, copy=True)
         request = MapRequest(attention_twin(plain), pixel_values, text_embeds, layers, window, stride)
-        return METHODS[method](request).detach().float()
+        return check_relevance(METHODS[method](request).detach().float())

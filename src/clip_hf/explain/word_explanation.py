@@ -18,7 +18,7 @@ from ..model.modeling_clip_hf import ClipHFModel
 from ..model.zero_shot_clip_hf import check_labels, evaluated
 from .attention_twin import attention_twin, check_explainable
 from .image_explanation import embed_texts, image_cosines, read_picture
-from .image_maps import attention_relevance, last_layers
+from .image_maps import attention_relevance, check_relevance, last_layers
 
 
 _COLOUR = (213, 94, 0)  # Okabe and Ito's vermilion, as in `utils.figures`
@@ -95,6 +95,7 @@ def explain_words(
     Raises:
         TypeError: if the model, the processor or the image is of a class that cannot be used.
         ValueError: if there are no texts, one is too long, `layers` is out of range, or the picture cannot be read.
+        ArithmeticError: if values are not finite, as those of a model with NaN among its weights.
     """
     plain = check_explainable(model)
     texts = [str(text) for text in check_labels(texts)]
@@ -136,15 +137,15 @@ def _token_relevance(
     with torch.inference_mode(False), torch.enable_grad():
         twin = attention_twin(model)
         # The weights may be frozen; then nothing but the embeddings' output can carry the gradient.
-        handle = twin.text_model.embeddings.register_forward_hook(lambda _, __, output: output.requires_grad_())
-        inputs = {name: tensor.to(twin.device) for name, tensor in inputs.items()}
+        twin.text_model.embeddings.register_forward_hook(lambda _, __, output: output.requires_grad_())
+        # Copies, because tensors of inference mode cannot be saved for a backward pass.
+        inputs = {name: tensor.to(twin.device, copy=True) for name, tensor in inputs.items()}
         output = twin.get_text_features(**inputs, output_attentions=True)
-        handle.remove()
         dtype = torch.promote_types(twin.dtype, torch.float32)
         embeds = nn.functional.normalize(output.pooler_output.to(dtype), dim=-1)
         cosines = embeds @ image_embeds[0].detach().clone().to(dtype)
         logits = twin.logit_scale.detach().exp() * cosines
-        return attention_relevance(logits, last_layers(output.attentions, layers), False)
+        return check_relevance(attention_relevance(logits, last_layers(output.attentions, layers), False))
 
 
 def _by_word(text: str, places: list[tuple[int, int]], values: np.ndarray, cosine: float) -> WordExplanation:

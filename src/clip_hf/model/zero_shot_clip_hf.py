@@ -196,12 +196,17 @@ def prompts_for(labels: Sequence[str], templates) -> list[list[str]]:
 def evaluated(model: nn.Module) -> nn.Module:
     """`model` in evaluation mode, without touching it, so that threads and a training loop may share it.
 
-    That is `model` itself if all of it is in evaluation mode; else a copy of its modules, which share all parameters
-    and buffers with those of `model`. Attributes that lead to modules through containers, bound methods and `partial`s
-    lead to the copies; closures, and objects of other classes, still lead to the modules themselves.
+    That is `model` itself if all of it is in evaluation mode; else [`evaluated_copy`].
     """
-    if not any(module.training for module in model.modules()):
-        return model
+    return evaluated_copy(model) if any(module.training for module in model.modules()) else model
+
+
+def evaluated_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model's modules in evaluation mode, which share all parameters and buffers with those of `model`.
+
+    Attributes that lead to modules through containers, bound methods and `partial`s lead to the copies; closures, and
+    objects of other classes, still lead to the modules themselves. Other attributes are the same objects.
+    """
     copies: dict[int, Any] = {}
     for module in model.modules():
         if id(module) in copies:

@@ -3,10 +3,12 @@
 """A model beside the caller's: modules and configuration of its own, with the same weights in memory."""
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
 from torch import nn
+from transformers import PreTrainedConfig
+
+from ..model.zero_shot_clip_hf import evaluated_copy
 
 from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
@@ -44,17 +46,27 @@ def copy_modules(model: Model, *, frozen: bool = False) -> Model:
     """Return a copy in evaluation mode that shares its weights with the model, and so takes next to no memory.
 
     - The caller's model keeps its mode, configuration and gradients, so that other threads may use it meanwhile.
-    - The copy follows changes of the weights, and forward hooks come along: pruning and other tools work through them.
+    - The copy follows changes of the weights. The model's hooks run on the copy too, because pruning and other tools
+      work through them; hooks of the copy are its own.
 
     Args:
         model (`nn.Module`): A model.
         frozen (`bool`, *optional*, defaults to `False`): Whether the copy's parameters require no gradient; they are
             other objects then, over the same memory.
     """
-    shared: dict[int, torch.Tensor] = {}
-    for module in model.modules():  # pruned weights are plain attributes, which torch would refuse to copy
-        shared |= {id(value): value for value in vars(module).values() if isinstance(value, torch.Tensor)}
-        shared |= {id(buffer): buffer for buffer in module.buffers(recurse=False)}
-    for weight in model.parameters():
-        shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False) if frozen else weight
-    return copy.deepcopy(model, shared).eval()
+    twin = evaluated_copy(model)
+    copied: dict[int, Any] = {}  # a configuration that several modules share stays one
+    for module in twin.modules():
+        attributes = vars(module)
+        if isinstance(attributes.get("config"), PreTrainedConfig):
+            attributes["config"] = copy.deepcopy(attributes["config"], copied)
+        hooks = (name for name, value in attributes.items() if name.endswith("_hooks") and isinstance(value, dict))
+        for name in list(hooks):
+            attributes[name] = copy.copy(attributes[name])
+        if frozen:
+            weights = attributes["_parameters"].items()
+            attributes["_parameters"] = {
+                name: weight if weight is None else nn.Parameter(weight.detach(), requires_grad=False)
+                for name, weight in weights
+            }
+    return twin
