@@ -328,7 +328,7 @@ def test_compiled_and_offloaded_models(tiny_processor, pictures):
     model = make_tiny_model("vit")
     expected = ClipGuidance(model, tiny_processor, ["a cat"], whole=True)(pictures)
     assert torch.equal(ClipGuidance(torch.compile(model), tiny_processor, ["a cat"], whole=True)(pictures), expected)
-    with pytest.raises(ValueError, match="`model` are offloaded; guidance"):
+    with pytest.raises(ValueError, match="`model` are offloaded; load it whole"):
         ClipGuidance(model.to("meta"), tiny_processor, ["a cat"])
 
 

@@ -337,11 +337,9 @@ class ClipHFModel(ClipHFPreTrainedModel):
 
 
 class ClipHFTextEncoder(ClipHFPreTrainedModel):
-    """CLIP's text tower as pipelines of image generators expect it: [`ClipHFTextModel`] as its part `text_model`.
+    """CLIP's text tower as image generators expect it: [`ClipHFTextModel`], whose output it gives, as `text_model`.
 
-    - its output is that of `text_model`;
-    - diffusers reads `text_encoder.text_model.final_layer_norm` for `clip_skip`, which transformers' `CLIPTextModel`
-      lacks since 5.6, and LoRA files name `text_model` too;
+    - diffusers reads `text_model.final_layer_norm` for `clip_skip`, and LoRA files name `text_model`;
     - loads from every CLIP, whole or its text tower; `AutoModel` with clip_hf gives [`ClipHFTextModel`].
     """
 

@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ..model.zero_shot_clip_hf import evaluated_copy
-
 from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
+from ..model.zero_shot_clip_hf import evaluated_copy
 
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -38,7 +37,7 @@ def plain_clip(model: nn.Module, users: str) -> ClipHFModel:
     if plain.config.model_type != "clip_hf":
         raise TypeError(f"`model` is {type_of(plain)}, of films; {users} need a ClipHFModel of pictures.")
     if any(tensor.is_meta for tensor in plain.parameters()):
-        raise ValueError(f"Some weights of `model` are offloaded; {users} need it whole on one device.")
+        raise ValueError("Some weights of `model` are offloaded; load it whole onto one device.")
     return plain
 
 
