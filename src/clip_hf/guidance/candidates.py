@@ -44,8 +44,8 @@ def rerank(
 
     Raises:
         TypeError: if the model, the processor or the text is of another class.
-        ValueError: if there are no candidates, the text is empty, an image cannot be read, or the model is offloaded
-            or gives NaN.
+        ValueError: if there are no candidates, the text is empty, an image cannot be read, or the model is offloaded.
+        ArithmeticError: if the model gives NaN or infinite values.
     """
     model = frozen_twin(model)
     query = embed_texts(model, processor, [text])[0]
@@ -144,8 +144,8 @@ def score_images(
 
     Raises:
         TypeError: if the model, the processor or the head is of another class.
-        ValueError: if the head takes embeddings of another width, an image cannot be read, or the model is offloaded
-            or gives NaN.
+        ValueError: if the head takes embeddings of another width, an image cannot be read, or the model is offloaded.
+        ArithmeticError: if the model gives NaN or infinite values.
     """
     model = frozen_twin(model)
     if not isinstance(head, LinearHead):

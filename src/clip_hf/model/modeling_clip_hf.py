@@ -337,10 +337,9 @@ class ClipHFModel(ClipHFPreTrainedModel):
 
 
 class ClipHFTextEncoder(ClipHFPreTrainedModel):
-    """CLIP's text tower as image generators expect it: [`ClipHFTextModel`], whose output it gives, as `text_model`.
+    """[`ClipHFTextModel`] as the part `text_model`, where diffusers' `clip_skip` and LoRA files expect it.
 
-    - diffusers reads `text_model.final_layer_norm` for `clip_skip`, and LoRA files name `text_model`;
-    - loads from every CLIP, whole or its text tower; `AutoModel` with clip_hf gives [`ClipHFTextModel`].
+    It loads from every CLIP, whole or its text tower; `AutoModel` with clip_hf gives [`ClipHFTextModel`].
     """
 
     config_class = ClipHFTextConfig
