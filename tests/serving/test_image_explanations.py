@@ -18,6 +18,7 @@ from PIL import Image
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.explain import METHODS, explain_image
 from clip_hf.serving import AsyncClient, Client, LoadedModel, image_explanations
+from clip_hf.serving.dynamic_batching import BatchingOptions
 from clip_hf.serving.image_explanations import ExplainOptions, Explanations, can_explain
 from clip_hf.serving.label_options import ClassifyOptions
 from clip_hf.serving.request_inputs import ImageItem
@@ -171,6 +172,36 @@ def test_passes_have_their_turn_in_the_models_thread_and_change_no_other_answer(
         for one, other in zip(results, alone, strict=True):
             assert [each["label"] for each in one] == [each["label"] for each in other]
             np.testing.assert_allclose([e["score"] for e in one], [e["score"] for e in other], atol=1e-5)
+
+
+def test_others_find_one_pass_before_them_however_many_explanations_wait(shared, monkeypatch):
+    begun, gate, num_requests = [], threading.Event(), 40
+
+    def held(model, pixel_values, text_embeds, method):
+        begun.append(method)
+        assert gate.wait(30)
+        return torch.zeros(1, len(text_embeds), 2, 2)
+
+    monkeypatch.setattr(image_explanations, "image_maps", held)
+    batching = BatchingOptions(max_batch_images=2)  # 8 pictures decoded at a time
+
+    async def use(engine):
+        alone = await engine.classify(photos(1), ClassifyOptions(LABELS))
+        options = ExplainOptions(["a", "b"])
+        explained = [asyncio.create_task(engine.explain(photos(2)[0], options)) for _ in range(num_requests)]
+        while not begun:
+            await asyncio.sleep(0.01)
+        classified = asyncio.create_task(engine.classify(photos(1), ClassifyOptions(LABELS)))
+        explained[-1].cancel()  # while it waits
+        await asyncio.sleep(0.1)
+        gate.set()
+        again, num_before = await classified, len(begun)
+        await asyncio.gather(*explained[:-1])
+        return alone, again, num_before
+
+    alone, again, num_before = run(shared, use, batching=batching)
+    assert again[0][0]["label"] == alone[0][0]["label"]
+    assert num_before <= 6 and len(begun) == num_requests - 1
 
 
 def test_a_map_that_is_not_finite_is_an_answer_too(shared, monkeypatch):

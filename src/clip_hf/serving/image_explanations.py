@@ -23,6 +23,7 @@ from .serving_limits import ServingLimits
 
 MAX_LABELS = 32  # of a request; each takes a backward pass
 LABELS_AT_ONCE = 4  # after which the passes of other requests have their turn
+EXPLAINED_AT_ONCE = 8  # pictures, which have their passes in turn
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def can_explain(encoder: DualEncoder) -> bool:
         return False
     try:
         check_explainable(encoder.model)
-    except TypeError:  # a repo's own code, say
+    except (TypeError, ValueError):  # a repo's own code, say, or offloaded weights
         return False
     return True
 
