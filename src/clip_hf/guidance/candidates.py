@@ -17,8 +17,8 @@ from ..model.processing_clip_hf import ClipHFProcessor
 from .frozen_embedding import embed_images, embed_texts, frozen_twin
 
 
-# Numbers of the linear layers of LAION's second predictor; the dropouts have those between. With activations between all
-# layers they would be 0, 2, 4, 6, 8.
+# Numbers of the linear layers of LAION's second predictor; the dropouts have those between. With activations between
+# all layers they would be 0, 2, 4, 6, 8.
 _LAION_LAYERS = [0, 2, 4, 6, 7]
 
 
