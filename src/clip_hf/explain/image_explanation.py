@@ -110,7 +110,7 @@ def _interpolation(length: int, edges: np.ndarray) -> np.ndarray:
 
 
 def _middle(edges: np.ndarray, cell: int, length: int) -> int:
-    """The pixel in the middle of a cell; of two, the one nearer to the picture's middle, so that mirroring keeps it."""
+    """The pixel in the middle of a cell; of two, the one nearer to the picture's, so that mirroring keeps it."""
     middle = (edges[cell] + edges[cell + 1]) / 2
     return int(middle) if middle < length / 2 else math.ceil(middle) - 1
 
