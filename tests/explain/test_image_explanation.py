@@ -14,6 +14,7 @@ from clip_hf import ClipHFImageProcessor, ClipHFProcessor, UnreadableImage
 from clip_hf.explain import METHODS, ImageExplanation, explain_image, image_explanation, image_maps, relevance
 from clip_hf.explain.heat_drawing import draw_heat
 from clip_hf.explain.image_explanation import read_picture
+from clip_hf.explain.image_maps import UNITS
 from tiny_models import IMAGE_SIZE, as_transformers_clip, make_tiny_model
 
 
@@ -186,6 +187,21 @@ def test_a_drawing_shows_the_hot_place_and_shades_the_unseen():
     assert grey.sum() > 3 * 2 * 1000  # both sides of three panels
 
 
+@pytest.mark.parametrize("size", [(2000, 200), (200, 2000), (400, 200), (200, 200)])
+def test_a_drawing_of_a_long_picture_shows_what_was_seen_large_and_has_no_blank_between(size):
+    edge, (width, height) = 200, size
+    left, top = (width - edge) // 2, (height - edge) // 2
+    maps = np.full((1, height, width), np.nan, np.float32)
+    maps[:, top : top + edge, left : left + edge] = 1
+    box = (left, top, left + edge, top + edge)
+    pixels = np.asarray(draw_heat(Image.new("RGB", size, "white"), maps, ["a"], box, "Test")).astype(int)
+    panels = pixels[:, : pixels.shape[1] * 4 // 5]  # without the legend
+    red = (panels[..., 0] - panels[..., 1] > 60).any(axis=0).sum()
+    assert red > 140  # 28 before it was enlarged
+    inked = np.flatnonzero((panels < 250).any(axis=(1, 2)))
+    assert np.diff(inked).max() < 50 and pixels.shape[0] - inked[-1] < 100
+
+
 def test_titles_of_texts_that_differ_at_the_end_differ():
     """Long texts differ in a drawing wherever they do in words that fit into two lines, or at the ends."""
     maps, image = np.zeros((1, 40, 40), np.float32), Image.new("RGB", (40, 40))
@@ -207,9 +223,15 @@ def test_two_maps_share_one_scale():
 
 
 def test_a_drawing_says_where_nothing_speaks_for_a_text(monkeypatch):
-    titles = []
-    monkeypatch.setattr(image_explanation, "draw_heat", lambda image, maps, names, *rest: titles.extend(names))
+    titles, units = [], []
+
+    def note(image, maps, names, box, label, unit):
+        titles.extend(names)
+        units.append(unit)
+
+    monkeypatch.setattr(image_explanation, "draw_heat", note)
     explained([[[0, -1]], [[0, 1]]]).draw()
+    assert units == ["drop of the cosine"] and UNITS.keys() == METHODS.keys()
     assert titles == ["text 0\ncosine 0.000\nnothing speaks for it", "text 1\ncosine 0.000"]
 
 

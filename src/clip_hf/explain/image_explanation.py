@@ -21,7 +21,7 @@ from ..model.zero_shot_clip_hf import build_text_classifier, check_labels, conte
 from ..utils.atomic import replaced_file
 from .attention_twin import check_explainable
 from .heat_drawing import draw_heat
-from .image_maps import cell_size, check_method, image_maps, is_vit
+from .image_maps import UNITS, cell_size, check_method, image_maps, is_vit
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,8 @@ class ImageExplanation:
     def draw(self) -> Image.Image:
         """Draw the picture and, beside it, the map over it for each text, all in one colour scale with a legend.
 
+        Where the model saw only a small part of the picture, that part is drawn, with a margin.
+
         Raises:
             MissingExtra: if matplotlib, of the extra `explain`, is not installed.
         """
@@ -211,7 +213,8 @@ class ImageExplanation:
             f"{text}\ncosine {cosine:.3f}" + ("\nnothing speaks for it" if point is None else "")
             for text, cosine, point in zip(self.texts, self.cosines, self.top_points(), strict=True)
         ]
-        return draw_heat(self.image, self.maps, titles, self.seen_box, f"Relevance by {self.method}")
+        title, unit = f"Relevance by {self.method}", UNITS[self.method]
+        return draw_heat(self.image, self.maps, titles, self.seen_box, title, unit)
 
     def save_arrays(self, path: str | os.PathLike) -> None:
         """Write `maps`, `grid_maps`, `seen_box`, `cosines`, `texts` and `method` as a compressed .npz, whole or not at

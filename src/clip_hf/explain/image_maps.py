@@ -214,6 +214,13 @@ METHODS: dict[str, Callable[[MapRequest], torch.Tensor]] = {
     "occlusion": occlusion_maps,
 }
 """How maps are made, by name: each is a function of a `MapRequest`."""
+UNITS = {
+    "chefer": "relevance, without a unit",
+    "grad_cam": "relevance, without a unit",
+    "rollout": "share of attention",
+    "occlusion": "drop of the cosine",
+}
+"""What the values of each of `METHODS` are."""
 _USES_LAYERS = ("chefer", "rollout")
 
 

@@ -48,8 +48,8 @@ class Explanations:
 
     Args:
         method (`str`): How the maps were made.
-        seen_box (`list[float]`): The part of the upright picture that the model sees, which the maps' cells fill: left,
-            top, right and bottom in fractions of its width and height. It exceeds 0 to 1 where a crop is larger.
+        seen_box (`list[float]`): The part of the upright picture that the model sees, which the maps' cells fill:
+            left, top, right and bottom in fractions of its width and height. It exceeds 0 to 1 where a crop is larger.
         cosines (`np.ndarray`): `(labels,)`, float32: of the picture with each label, as `/v1/classify` has them.
         maps (`np.ndarray`): `(labels, rows, columns)`, float32, in the method's own unit; none is negative.
     """
