@@ -15,11 +15,18 @@ from engine_runs import photos, refused, run
 from fake_server import fake_server
 from PIL import Image
 
+from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.explain import METHODS, explain_image
 from clip_hf.serving import AsyncClient, Client, LoadedModel, image_explanations
 from clip_hf.serving.dynamic_batching import BatchingOptions
-from clip_hf.serving.image_explanations import ExplainOptions, Explanations, can_explain
+from clip_hf.serving.image_explanations import (
+    ExplainOptions,
+    Explanations,
+    can_explain,
+    covered_box,
+    prepare_explained,
+)
 from clip_hf.serving.label_options import ClassifyOptions
 from clip_hf.serving.request_inputs import ImageItem
 from clip_hf.serving.request_schemas import ExplainRequest
@@ -35,8 +42,12 @@ def wide_picture() -> bytes:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 40, 3), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
+    return encoded(picture, exif=exif)
+
+
+def encoded(picture: Image.Image, **options) -> bytes:
     with io.BytesIO() as file:
-        picture.save(file, "PNG", exif=exif)
+        picture.save(file, "PNG", **options)
         return file.getvalue()
 
 
@@ -70,6 +81,20 @@ def test_maps_are_those_of_the_library_in_the_same_part_of_the_picture(tower_enc
     np.testing.assert_allclose(shown, expected.seen_box, atol=1)
     assert found.seen_box[0] > 0.2 and found.seen_box[2] < 0.8
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_box_without_a_crop_ends_where_the_cells_do(tower, tiny_tokenizer):
+    """120 x 40 is resized to 192 x 64, and 125 x 40 to 200 x 64: 6 whole cells of a ResNet, 12 of a ViT."""
+    processor = ClipHFProcessor(ClipHFImageProcessor(size=64, do_center_crop=False), tiny_tokenizer)
+    encoder, cell = load_dual_encoder(make_tiny_model(tower), processor=processor), {"vit": 16, "resnet": 32}[tower]
+    for width, shown in ((120, 192), (125, 200)):
+        data = encoded(Image.effect_noise((width, 40), 60).convert("RGB"))
+        expected = explain_image(encoder.model, processor, data, LABELS[:1])
+        inputs, first_cell = prepare_explained(encoder, data)
+        assert inputs["pixel_values"].shape[2:] == (64, shown)
+        box = covered_box(first_cell, expected.grid_maps)
+        np.testing.assert_allclose(box, [0, 0, 192 // cell * cell / shown, 1])
+        np.testing.assert_allclose(np.multiply(box[::2], width), expected.cell_edges[0][[0, -1]])
 
 
 def test_an_answer_has_the_cosines_of_classify_and_grids_in_parts_of_their_largest_value(client, loaded):

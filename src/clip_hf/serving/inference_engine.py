@@ -36,6 +36,7 @@ from .image_explanations import (
     Explanations,
     check_explain,
     compute_maps,
+    covered_box,
     prepare_explained,
 )
 from .image_messages import find_unreadable, unreadable_image_error
@@ -282,7 +283,7 @@ class InferenceEngine:
         classifier = await self._classifier("labels", labels, templates, options.truncate)
         self._note_queued(_admission.get())  # its image may come much later
         async with self._explained:
-            inputs, seen_box = await self._decode(image, partial(prepare_explained, self.encoder))
+            inputs, first_cell = await self._decode(image, partial(prepare_explained, self.encoder))
             rows = await self._submit("image", [inputs], image.where)
             maps = []
             for start in range(0, len(classifier), LABELS_AT_ONCE):
@@ -291,7 +292,8 @@ class InferenceEngine:
                 async with self._explain_turn:
                     maps.append(await self._answer(self._batcher.call(work), "image", image.where))
         method = check_method(options.method, self.encoder.model)
-        return Explanations(method, seen_box, classifier @ rows[0], np.concatenate(maps))
+        maps = np.concatenate(maps)
+        return Explanations(method, covered_box(first_cell, maps), classifier @ rows[0], maps)
 
     async def rank(
         self, query: Item, candidates: Sequence[Item], *, top_k: int | None = None, truncate: bool = False
