@@ -3,6 +3,7 @@
 """`clip-hf explain`: what it prints and writes, and what it refuses before it loads a model."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 import _clip_hf_cli.explain
 from clip_hf.cli import main
-from clip_hf.explain import METHODS
+from clip_hf.explain import METHODS, explain_image
 from tiny_models import make_tiny_model
 
 
@@ -57,6 +58,20 @@ def test_json(folder, capsys):
     for entry in result["texts"]:
         assert 24 <= entry["top_point"]["x"] < 95 and -1 <= entry["cosine"] <= 1
     assert [each["word"] for each in result["texts"][1]["words"]] == ["two", "dogs"]
+
+
+def test_a_text_that_nothing_speaks_for_has_no_strongest_point(folder, monkeypatch, capsys):
+    def without(*arguments, **options):
+        result = explain_image(*arguments, **options)
+        return replace(result, grid_maps=result.grid_maps * np.array([0, 1], np.float32)[:, None, None])
+
+    monkeypatch.setattr("clip_hf.cli.explain.explain_image", without)
+    assert run(folder, "--json") == 0
+    first, second = json.loads(capsys.readouterr().out)["texts"]
+    assert first["top_point"] is None and second["top_point"]["value"] > 0
+    assert run(folder) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "a cat" in line]
+    assert line.split()[-2:] == ["-", "-"]
 
 
 @pytest.mark.parametrize(

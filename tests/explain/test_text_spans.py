@@ -10,7 +10,7 @@ from clip_hf.explain import head_contributions, text_spans
 from tiny_models import make_tiny_model
 
 
-@pytest.mark.parametrize("layers", [1, 2, 9])
+@pytest.mark.parametrize("layers", ["last", 1, "all", None])
 def test_parts_sum_to_the_image_features(tiny_model, pixel_values, layers, tower):
     model, pixel_values = tiny_model.double(), pixel_values.double()
     for parameter in model.parameters():  # biases too
@@ -18,11 +18,19 @@ def test_parts_sum_to_the_image_features(tiny_model, pixel_values, layers, tower
     parts = head_contributions(model, pixel_values, layers=layers, batch_size=3)
     expected = model.get_image_features(pixel_values).pooler_output
     assert torch.allclose(parts.image_features, expected, rtol=0, atol=1e-13 * expected.abs().max().item())
-    split = min(layers, 3) if tower == "vit" else 1
+    split = 1 if tower == "resnet" or layers in ("last", 1) else 3
     assert parts.heads.shape == (4, split, 4, 16)
     assert parts.mlps.shape == (4, split if tower == "vit" else 0, 16)
     assert parts.layers == (tuple(range(3 - split, 3)) if tower == "vit" else (0,))
     assert (parts.heads.std(dim=0) > 0).all()
+
+
+def test_two_layers_are_the_last_of_all(pixel_values):
+    model = make_tiny_model("vit")
+    two, each = (head_contributions(model, pixel_values, layers=layers) for layers in (2, "all"))
+    assert (
+        two.layers == (1, 2) and torch.equal(two.heads, each.heads[:, 1:]) and torch.equal(two.mlps, each.mlps[:, 1:])
+    )
 
 
 def test_contribution_of_a_head_goes_when_the_head_is_switched_off(pixel_values):
@@ -126,7 +134,10 @@ def test_spans_of_a_model(tiny_model, pixel_values):
         ({"pixel_values": torch.zeros(0, 3, 64, 64)}, ValueError, "no images"),
         ({"pixel_values": torch.zeros(3, 64, 64)}, ValueError, "channels first"),
         ({"layers": 0}, ValueError, "`layers` is 0"),
-        ({"batch_size": 0}, ValueError, "`batch_size` 0"),
+        ({"layers": 4}, ValueError, "`layers` is 4; it must be 'all', 'last'.* 1 to 3 in this model"),
+        ({"layers": "first"}, ValueError, "`layers` is 'first'; it must be 'all'"),
+        ({"layers": 2, "model": make_tiny_model("resnet")}, ValueError, "1 to 1 in this model"),
+        ({"batch_size": 0}, ValueError, "`batch_size` is 0"),
     ],
 )
 def test_wrong_inputs_of_contributions_are_named(pixel_values, change, kind, message):

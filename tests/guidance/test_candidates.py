@@ -179,7 +179,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         ({"weight": torch.ones(2, 4)}, "has 2 outputs"),
         ({"bias": torch.ones(1)}, "do not follow on each other"),
         ({"weight": torch.ones(1, 4), "bias": torch.ones(2)}, "do not follow on each other"),
-        ({"0.weight": torch.ones(3, 4), "1.weight": torch.ones(1, 2)}, "do not follow on each other"),
+        (mlp_state() | {"layers.2.weight": torch.ones(8, 11)}, "do not follow on each other"),
         ({"a.weight": torch.ones(1, 4), "b.weight": torch.ones(1, 4)}, "two layers have the same number"),
         ({"weight": torch.ones(4)}, r"weight of shape \(4,\) has no place"),
         ({"conv.kernel": torch.ones(1, 4)}, "conv.kernel of shape"),
@@ -196,6 +196,15 @@ def test_files_that_are_no_head(state, message, ending, tmp_path):
         pytest.skip("safetensors has no such tensors")
     with pytest.raises(ValueError, match=message):
         load_linear_head(write(state, tmp_path / f"head.{ending}"))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_layers_between_which_there_may_be_activations_are_refused(count, tmp_path):
+    """The weights of a perceptron have the names and shapes of linear layers in sequence."""
+    modules = [each for _ in range(count - 1) for each in (torch.nn.Linear(4, 4), torch.nn.ReLU())]
+    state = torch.nn.Sequential(*modules, torch.nn.Linear(4, 1)).state_dict()
+    with pytest.raises(ValueError, match=f"has {count} linear layers, .*Activations .* cannot be seen.*Build the"):
+        load_linear_head(write(state, tmp_path / "head.pth"))
 
 
 def test_missing_and_damaged_files(tmp_path):

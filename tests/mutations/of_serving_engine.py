@@ -58,8 +58,8 @@ MUTATIONS = [
     Mutation(
         "decoded images of all requests are not bounded",
         "serving/inference_engine.py",
-        "        async with self._slots:",
-        "        if True:",
+        "        async with self._slots:\n            pixels",
+        "        if True:\n            pixels",
         "serving/test_inference_engine.py -k decoded_images_are_bounded",
     ),
     Mutation(

@@ -140,6 +140,10 @@ def classify(image: str, labels, **fields) -> bytes:
     return build(json.dumps({"image": image, "labels": labels, **fields}), "/v1/classify")
 
 
+def explain(image: str, labels, **fields) -> bytes:
+    return build(json.dumps({"image": image, "labels": labels, **fields}), "/v1/explain")
+
+
 def embed_image(data: bytes) -> bytes:
     return embed({"image": base64.b64encode(data).decode()})
 
@@ -203,6 +207,8 @@ def _large_jpeg() -> bytes:
 
 
 IMAGE_BOMBS = image_bombs()
+BOMB_TEXT = base64.b64encode(IMAGE_BOMBS["PNG of 50,000x50,000"]).decode()
+LINE_TEXT = base64.b64encode(save(Image.new("RGB", (20_000, 1)), "PNG")).decode()
 
 
 # --------------------------------------------------------------------------------------------------------------- kinds
@@ -224,7 +230,7 @@ def _cut_image(draw: random.Random, limits: ServingLimits) -> Exchange:
 
 
 def _random_body(draw: random.Random, limits: ServingLimits) -> Exchange:
-    path = draw.choice(["embeddings", "classify", "rank", "search"])
+    path = draw.choice(["embeddings", "classify", "explain", "rank", "search"])
     return Exchange(build(draw.randbytes(draw.randrange(2000)), f"/v1/{path}"), (400,))
 
 
@@ -333,6 +339,14 @@ KINDS: dict[str, Maker] = {
     "picture of a huge size": _fixed(build("", f"/v1/search/image?id=0&edge={'9' * 5000}", method="GET"), 400, 404),
     "picture of a huge id": _fixed(build("", f"/v1/search/image?id={'9' * 5000}", method="GET"), 400, 404),
     "picture of a null byte": _fixed(build("", "/v1/search/image?id=%00%ff", method="GET"), 400, 404),
+    "explain 100,000 labels": _many("explain", "labels", image=SMALL_TEXT),
+    "explain 33 labels": _fixed(explain(SMALL_TEXT, [str(n) for n in range(33)]), 400),
+    "explain by a pass for each place": _fixed(explain(SMALL_TEXT, ["a"], method="occlusion"), 400),
+    "explain with a template that formats": _fixed(explain(SMALL_TEXT, ["a"], templates="{0.__class__}"), 400),
+    "explain a path": _fixed(explain("/etc/passwd", ["a"]), 400),
+    "explain a line of pixels": _fixed(explain(LINE_TEXT, ["a"]), 200),
+    "explain a bomb": _fixed(explain(BOMB_TEXT, ["a"]), 400),
+    "explain nothing": _fixed(build("", "/v1/explain", method="GET"), 405),
     # Media types
     "no media type": _fixed(build("{}", kind=""), 415),
     "text": _fixed(build("{}", kind="text/plain"), 415),

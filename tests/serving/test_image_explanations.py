@@ -15,10 +15,18 @@ from engine_runs import photos, refused, run
 from fake_server import fake_server
 from PIL import Image
 
+from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.explain import METHODS, explain_image
 from clip_hf.serving import AsyncClient, Client, LoadedModel, image_explanations
-from clip_hf.serving.image_explanations import ExplainOptions, Explanations, can_explain
+from clip_hf.serving.dynamic_batching import BatchingOptions
+from clip_hf.serving.image_explanations import (
+    ExplainOptions,
+    Explanations,
+    can_explain,
+    covered_box,
+    prepare_explained,
+)
 from clip_hf.serving.label_options import ClassifyOptions
 from clip_hf.serving.request_inputs import ImageItem
 from clip_hf.serving.request_schemas import ExplainRequest
@@ -34,8 +42,12 @@ def wide_picture() -> bytes:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 40, 3), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
+    return encoded(picture, exif=exif)
+
+
+def encoded(picture: Image.Image, **options) -> bytes:
     with io.BytesIO() as file:
-        picture.save(file, "PNG", exif=exif)
+        picture.save(file, "PNG", **options)
         return file.getvalue()
 
 
@@ -69,6 +81,20 @@ def test_maps_are_those_of_the_library_in_the_same_part_of_the_picture(tower_enc
     np.testing.assert_allclose(shown, expected.seen_box, atol=1)
     assert found.seen_box[0] > 0.2 and found.seen_box[2] < 0.8
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_box_without_a_crop_ends_where_the_cells_do(tower, tiny_tokenizer):
+    """120 x 40 is resized to 192 x 64, and 125 x 40 to 200 x 64: 6 whole cells of a ResNet, 12 of a ViT."""
+    processor = ClipHFProcessor(ClipHFImageProcessor(size=64, do_center_crop=False), tiny_tokenizer)
+    encoder, cell = load_dual_encoder(make_tiny_model(tower), processor=processor), {"vit": 16, "resnet": 32}[tower]
+    for width, shown in ((120, 192), (125, 200)):
+        data = encoded(Image.effect_noise((width, 40), 60).convert("RGB"))
+        expected = explain_image(encoder.model, processor, data, LABELS[:1])
+        inputs, first_cell = prepare_explained(encoder, data)
+        assert inputs["pixel_values"].shape[2:] == (64, shown)
+        box = covered_box(first_cell, expected.grid_maps)
+        np.testing.assert_allclose(box, [0, 0, 192 // cell * cell / shown, 1])
+        np.testing.assert_allclose(np.multiply(box[::2], width), expected.cell_edges[0][[0, -1]])
 
 
 def test_an_answer_has_the_cosines_of_classify_and_grids_in_parts_of_their_largest_value(client, loaded):
@@ -171,6 +197,36 @@ def test_passes_have_their_turn_in_the_models_thread_and_change_no_other_answer(
         for one, other in zip(results, alone, strict=True):
             assert [each["label"] for each in one] == [each["label"] for each in other]
             np.testing.assert_allclose([e["score"] for e in one], [e["score"] for e in other], atol=1e-5)
+
+
+def test_others_find_one_pass_before_them_however_many_explanations_wait(shared, monkeypatch):
+    begun, gate, num_requests = [], threading.Event(), 40
+
+    def held(model, pixel_values, text_embeds, method):
+        begun.append(method)
+        assert gate.wait(30)
+        return torch.zeros(1, len(text_embeds), 2, 2)
+
+    monkeypatch.setattr(image_explanations, "image_maps", held)
+    batching = BatchingOptions(max_batch_images=2)  # 8 pictures decoded at a time
+
+    async def use(engine):
+        alone = await engine.classify(photos(1), ClassifyOptions(LABELS))
+        options = ExplainOptions(["a", "b"])
+        explained = [asyncio.create_task(engine.explain(photos(2)[0], options)) for _ in range(num_requests)]
+        while not begun:
+            await asyncio.sleep(0.01)
+        classified = asyncio.create_task(engine.classify(photos(1), ClassifyOptions(LABELS)))
+        explained[-1].cancel()  # while it waits
+        await asyncio.sleep(0.1)
+        gate.set()
+        again, num_before = await classified, len(begun)
+        await asyncio.gather(*explained[:-1])
+        return alone, again, num_before
+
+    alone, again, num_before = run(shared, use, batching=batching)
+    assert again[0][0]["label"] == alone[0][0]["label"]
+    assert num_before <= 6 and len(begun) == num_requests - 1
 
 
 def test_a_map_that_is_not_finite_is_an_answer_too(shared, monkeypatch):

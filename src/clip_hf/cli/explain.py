@@ -97,12 +97,15 @@ def _check_options(options: argparse.Namespace) -> None:
 def as_json(image: str, explanation: ImageExplanation, words: list[WordExplanation] | None) -> dict[str, Any]:
     """What `--json` writes."""
     entries = []
-    for index, (x, y) in enumerate(explanation.top_points()):
+    for index, point in enumerate(explanation.top_points()):
         entry: dict[str, Any] = {
             "text": explanation.texts[index],
             "cosine": round(float(explanation.cosines[index]), 6),
-            "top_point": {"x": x, "y": y, "value": float(explanation.maps[index, y, x])},
+            "top_point": None,
         }
+        if point is not None:
+            x, y = point
+            entry["top_point"] = {"x": x, "y": y, "value": float(explanation.maps[index, y, x])}
         if words:
             pairs = zip(words[index].words, words[index].relevance.tolist(), strict=True)
             entry["words"] = [{"word": word, "relevance": value} for word, value in pairs]
@@ -122,7 +125,7 @@ def _as_text(explanation: ImageExplanation, options: argparse.Namespace) -> str:
     size: Image.Image = explanation.image
     title = f"{printable(options.image)}, {size.width} x {size.height} pixels: relevance by {explanation.method}"
     points = zip(explanation.texts, explanation.cosines, explanation.top_points(), strict=True)
-    rows = [(printable(text), f"{cosine:.3f}", str(x), str(y)) for text, cosine, (x, y) in points]
+    rows = [(printable(text), f"{cosine:.3f}", *map(str, point or "--")) for text, cosine, point in points]
     return encodable(draw_table(title, ("text", "cosine", "strongest at x", "y"), rows))
 
 

@@ -16,15 +16,22 @@ from ..utils.wording import escape_name
 
 _PER_ROW = 4
 _PANEL = 2.6  # inches
+_TITLE_LINE = 0.19  # inches
 _DPI = 120
 # Characters that fit over a panel.
 _LINE = 30
+_SMALL_PART = 0.4
 # Larger pictures are drawn smaller: a panel has some 300 pixels.
 _LONGEST_EDGE = 768
 
 
 def draw_heat(
-    image: Image.Image, maps: np.ndarray, titles: Sequence[str], seen_box: tuple[int, int, int, int], label: str
+    image: Image.Image,
+    maps: np.ndarray,
+    titles: Sequence[str],
+    seen_box: tuple[int, int, int, int],
+    label: str,
+    unit: str = "relevance",
 ) -> Image.Image:
     """Draw a picture and a panel for each map: the picture in grey, the map in colour over it.
 
@@ -33,8 +40,10 @@ def draw_heat(
         maps (`np.ndarray` of shape `(maps, height, width)`): One colour scale holds for all: from 0, or around 0 if
             some values are negative. NaN is shaded.
         titles (`Sequence[str]`): The maps' titles.
-        seen_box (`tuple[int, int, int, int]`): Left, top, right and bottom of a frame in the picture.
-        label (`str`): What the values are, beside the legend.
+        seen_box (`tuple[int, int, int, int]`): Left, top, right and bottom of a frame in the picture; of one much
+            smaller than the picture only the neighbourhood is drawn.
+        label (`str`): The drawing's title.
+        unit (`str`, *optional*, defaults to `"relevance"`): What the values are, beside the legend.
 
     Returns:
         `PIL.Image.Image`: the drawing, RGB.
@@ -44,6 +53,11 @@ def draw_heat(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
+    name, view = "picture", _view(image.size, seen_box)
+    if view != (0, 0, *image.size):
+        name, (left, top, right, bottom) = "part of the picture", view
+        image, maps = image.crop(view), maps[:, top:bottom, left:right]
+        seen_box = (seen_box[0] - left, seen_box[1] - top, seen_box[2] - left, seen_box[3] - top)
     shrink = max(1, math.ceil(max(image.size) / _LONGEST_EDGE))
     width, height = image.size
     extent = (0, width, height, 0)
@@ -53,23 +67,25 @@ def draw_heat(
     scale = ScalarMappable(Normalize(-largest if signed else 0, largest), "PuOr_r" if signed else "YlOrRd")
     columns = min(_PER_ROW, 1 + len(maps))
     rows = math.ceil((1 + len(maps)) / columns)
-    panel = _PANEL * min(2.0, max(0.5, height / width)) + 0.8
+    titles = ["\n".join(map(_fit_line, title.split("\n"))) for title in titles]
+    panel = _PANEL * min(2.0, height / width) + _TITLE_LINE * (1 + max(title.count("\n") + 1 for title in titles))
     # The title is of the page, the panels have their own.
-    with new_figure(label, 0.6 + rows * panel, columns * _PANEL + 1.0) as figure:
+    with new_figure(label, max(2.4, 0.5 + rows * panel), columns * _PANEL + 1.0) as figure:
+        figure.set_layout_engine("compressed", w_pad=0.08, h_pad=0.08)  # no gaps where panels keep their shape
         axes = figure.subplots(rows, columns, squeeze=False)
         for place in axes.flat:
             place.set_axis_off()
         axes.flat[0].imshow(small, extent=extent)
-        axes.flat[0].set_title("picture")
+        axes.flat[0].set_title(name)
         _frame(axes.flat[0], seen_box, (width, height))
         grey = np.asarray(small.convert("L"))
         for place, values, title in zip(axes.flat[1:], maps, titles, strict=False):
             place.imshow(grey, extent=extent, cmap="gray", vmin=0, vmax=255)
             shown = values[::shrink, ::shrink]
             place.imshow(shown, extent=extent, cmap=scale.cmap, norm=scale.norm, alpha=0.65, interpolation="nearest")
-            place.set_title("\n".join(map(_fit_line, title.split("\n"))), parse_math=False)
+            place.set_title(title, parse_math=False)
             _frame(place, seen_box, (width, height))
-        figure.colorbar(scale, ax=axes, shrink=0.8, label="relevance")
+        figure.colorbar(scale, ax=axes, shrink=0.8, label=unit)
         canvas = FigureCanvasAgg(figure)
         figure.set_dpi(_DPI)
         canvas.draw()
@@ -126,6 +142,15 @@ def draw_classes(
         figure.set_dpi(_DPI)
         canvas.draw()
         return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _view(size: tuple[int, int], box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """The part of a picture to draw: all, or a box that has little of it, with a quarter of its edge on each side."""
+    (width, height), (left, top, right, bottom) = size, box
+    if (right - left) * (bottom - top) > _SMALL_PART * width * height:
+        return 0, 0, width, height
+    x, y = (right - left + 3) // 4, (bottom - top + 3) // 4
+    return max(0, left - x), max(0, top - y), min(width, right + x), min(height, bottom + y)
 
 
 def _fit_line(line: str) -> str:

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Maps of one picture in its own pixels, and where in the picture the model looked at all."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from ..model.zero_shot_clip_hf import build_text_classifier, check_labels, conte
 from ..utils.atomic import replaced_file
 from .attention_twin import check_explainable
 from .heat_drawing import draw_heat
-from .image_maps import cell_size, check_method, image_maps, is_vit
+from .image_maps import UNITS, cell_size, check_method, image_maps, is_vit
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ class SeenPicture:
         left, top, right, bottom = self.window
         return replace(self, window=(left, top, right - (right - left) % multiple, bottom - (bottom - top) % multiple))
 
+    def cell_edges(self, axis: int, cells: int, cell: int | None = None) -> np.ndarray:
+        """Where the cells of a map of the crop begin and end along x (0) or y (1), `(cells + 1,)`, in pixels of the
+        picture; beyond it where the crop is. `cell` is as in `spread`.
+        """
+        start, end = self.window[axis], self.window[axis + 2]
+        steps = (end - start) / cells if cell is None else cell
+        return (start + steps * np.arange(cells + 1)) * self.image.size[axis] / self.resized[axis]
+
     def spread(self, grid_maps: np.ndarray, cell: int | None = None) -> np.ndarray:
         """Interpolate maps `(texts, rows, columns)` of the crop linearly to `(texts, height, width)` of the picture,
         float32; NaN outside the crop.
@@ -72,12 +81,10 @@ class SeenPicture:
             grid_maps (`np.ndarray`): The maps.
             cell (`int`, *optional*): Edge of a map's cell in pixels of the crop; by default the cells fill the crop.
         """
-        left, top, right, bottom = self.window
-        x_cells, y_cells = (grid_maps.shape[2], grid_maps.shape[1])
-        if cell is not None:
-            x_cells, y_cells = (right - left) / cell, (bottom - top) / cell
-        columns = _interpolation(self.places(0) * x_cells, grid_maps.shape[2])
-        rows = _interpolation(self.places(1) * y_cells, grid_maps.shape[1])
+        columns, rows = (
+            _interpolation(self.image.size[axis], self.cell_edges(axis, grid_maps.shape[2 - axis], cell))
+            for axis in (0, 1)
+        )
         maps = np.stack([rows @ grid @ columns.T for grid in grid_maps.astype(np.float32)])
         left, top, right, bottom = self.seen_box()
         outside = np.ones(maps.shape[1:], bool)
@@ -86,19 +93,26 @@ class SeenPicture:
         return maps
 
 
-def _interpolation(places: np.ndarray, cells: int) -> np.ndarray:
+def _interpolation(length: int, edges: np.ndarray) -> np.ndarray:
     """Weights (pixels, cells) of linear interpolation between the cells' centres; flat beyond the first and last.
-    Places are in cells.
+    Edges of the cells are in pixels.
     """
-    position = np.clip(places - 0.5, 0, cells - 1)
+    cells = len(edges) - 1
+    position = np.clip((np.arange(length) + 0.5 - edges[0]) / (edges[1] - edges[0]) - 0.5, 0, cells - 1)
     lower = np.minimum(position.astype(int), max(cells - 2, 0))
     share = position - lower
-    weights = np.zeros((len(places), cells), np.float32)
-    index = np.arange(len(places))
+    weights = np.zeros((length, cells), np.float32)
+    index = np.arange(length)
     weights[index, lower] = 1 - share
     if cells > 1:
         weights[index, lower + 1] = share
     return weights
+
+
+def _middle(edges: np.ndarray, cell: int, length: int) -> int:
+    """The pixel in the middle of a cell; of two, the one nearer to the picture's, so that mirroring keeps it."""
+    middle = (edges[cell] + edges[cell + 1]) / 2
+    return int(middle) if middle < length / 2 else math.ceil(middle) - 1
 
 
 def read_picture(
@@ -158,6 +172,8 @@ class ImageExplanation:
             patch of a ViT, or a place of a ResNet's last feature map, of the crop.
         seen_box (`tuple[int, int, int, int]`): Left, top, right and bottom of what the model saw, in the picture's
             pixels: the processor's crop, without a rest that fills no patch of a ViT.
+        cell_edges (`tuple[np.ndarray, np.ndarray]`): Where the columns `(columns + 1,)` and rows `(rows + 1,)` of
+            `grid_maps` begin and end, in the picture's pixels.
         cosines (`np.ndarray` of shape `(texts,)`, float32): The cosine of the picture with each text.
     """
 
@@ -167,21 +183,38 @@ class ImageExplanation:
     maps: np.ndarray
     grid_maps: np.ndarray
     seen_box: tuple[int, int, int, int]
+    cell_edges: tuple[np.ndarray, np.ndarray]
     cosines: np.ndarray
 
-    def top_points(self) -> list[tuple[int, int]]:
-        """x and y of the pixel with the highest value, for each text; of equal ones, the first from the top left."""
-        places = (np.unravel_index(np.nanargmax(each), each.shape) for each in self.maps)
-        return [(int(x), int(y)) for y, x in places]
+    def top_points(self) -> list[tuple[int, int] | None]:
+        """x and y of the middle of the strongest cell, as far as it was seen, for each text; of equal cells, the first
+        from the top left. None where no value is positive: nothing speaks for the text.
+        """
+        left, top, right, bottom = self.seen_box
+        columns, rows = self.cell_edges[0].clip(left, right), self.cell_edges[1].clip(top, bottom)
+        is_seen = (np.diff(rows) > 0)[:, None] & (np.diff(columns) > 0)  # not so in padding
+        points = []
+        for grid in self.grid_maps:
+            values = np.where(is_seen, grid, -np.inf)
+            row, column = np.unravel_index(values.argmax(), values.shape)
+            middle = _middle(columns, column, self.image.width), _middle(rows, row, self.image.height)
+            points.append(middle if values[row, column] > 0 else None)
+        return points
 
     def draw(self) -> Image.Image:
         """Draw the picture and, beside it, the map over it for each text, all in one colour scale with a legend.
 
+        Where the model saw only a small part of the picture, that part is drawn, with a margin.
+
         Raises:
             MissingExtra: if matplotlib, of the extra `explain`, is not installed.
         """
-        titles = [f"{text}\ncosine {cosine:.3f}" for text, cosine in zip(self.texts, self.cosines, strict=True)]
-        return draw_heat(self.image, self.maps, titles, self.seen_box, f"Relevance by {self.method}")
+        titles = [
+            f"{text}\ncosine {cosine:.3f}" + ("\nnothing speaks for it" if point is None else "")
+            for text, cosine, point in zip(self.texts, self.cosines, self.top_points(), strict=True)
+        ]
+        title, unit = f"Relevance by {self.method}", UNITS[self.method]
+        return draw_heat(self.image, self.maps, titles, self.seen_box, title, unit)
 
     def save_arrays(self, path: str | os.PathLike) -> None:
         """Write `maps`, `grid_maps`, `seen_box`, `cosines`, `texts` and `method` as a compressed .npz, whole or not at
@@ -234,13 +267,15 @@ def explain_image(
     maps = image_maps(plain, picture.pixel_values, text_embeds, method, layers=layers, **squares)
     grid_maps = maps[0].cpu().numpy()
     picture = picture.cut_to(cell_size(plain)) if is_vit(plain) else picture
+    cell = squares.get("stride") or cell_size(plain)
     return ImageExplanation(
         image=picture.image,
         texts=texts,
         method=method,
-        maps=picture.spread(grid_maps, squares.get("stride") or cell_size(plain)),
+        maps=picture.spread(grid_maps, cell),
         grid_maps=grid_maps,
         seen_box=picture.seen_box(),
+        cell_edges=tuple(picture.cell_edges(axis, grid_maps.shape[2 - axis], cell) for axis in (0, 1)),
         cosines=image_cosines(plain, picture.pixel_values, text_embeds).cpu().numpy(),
     )
 

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Relevance of the places of an image for texts. Maps are (images, texts, rows, columns)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,19 +78,19 @@ def cell_size(model: ClipHFModel) -> int:
     return config.patch_size if is_vit(model) else _RESNET_STRIDE
 
 
-def last_layers(attentions: tuple[torch.Tensor, ...], layers: str | int) -> tuple[torch.Tensor, ...]:
-    """The layers that `layers` names: `"all"`, `"last"`, or so many of the last.
+def last_layers(each: Sequence[Any], layers: str | int) -> Sequence[Any]:
+    """What belongs to the layers that `layers` names, of `each` layer: `"all"`, `"last"`, or so many of the last.
 
     Raises:
         ValueError: if there are not so many, or it is none of these.
     """
-    number = {"all": len(attentions), "last": 1}.get(layers, layers) if isinstance(layers, str) else layers
-    if isinstance(number, str) or check_whole("layers", number, 1) > len(attentions):
+    number = {"all": len(each), "last": 1}.get(layers, layers) if isinstance(layers, str) else layers
+    if isinstance(number, str) or check_whole("layers", number, 1) > len(each):
         raise ValueError(
             f"`layers` is {layers!r}; it must be 'all', 'last', or how many of the last layers count, 1 to "
-            f"{len(attentions)} in this model."
+            f"{len(each)} in this model."
         )
-    return attentions[len(attentions) - number :]
+    return each[len(each) - number :]
 
 
 def attention_relevance(scores: torch.Tensor, attentions: tuple[torch.Tensor, ...], keep_graph: bool) -> torch.Tensor:
@@ -214,6 +214,13 @@ METHODS: dict[str, Callable[[MapRequest], torch.Tensor]] = {
     "occlusion": occlusion_maps,
 }
 """How maps are made, by name: each is a function of a `MapRequest`."""
+UNITS = {
+    "chefer": "relevance, without a unit",
+    "grad_cam": "relevance, without a unit",
+    "rollout": "share of attention",
+    "occlusion": "drop of the cosine",
+}
+"""What the values of each of `METHODS` are."""
 _USES_LAYERS = ("chefer", "rollout")
 
 

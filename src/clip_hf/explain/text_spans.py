@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..model.checks_clip_hf import type_of
+from ..model.checks_clip_hf import check_whole, type_of
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.modeling_clip_hf_base import check_pixel_values
 from ..model.modeling_clip_hf_transformer import ClipHFViTModel
 from .attention_twin import attention_twin
+from .image_maps import last_layers
 
 
 # Below this share of its size a vector counts as zero: it is the rounding of float64, over some hundred steps.
@@ -66,7 +67,7 @@ class TextSpan:
 
 @torch.no_grad()
 def head_contributions(
-    model: ClipHFModel, pixel_values: torch.Tensor, *, layers: int = 4, batch_size: int = 32
+    model: ClipHFModel, pixel_values: torch.Tensor, *, layers: str | int | None = None, batch_size: int = 32
 ) -> HeadContributions:
     """Split image embeddings into what each attention head adds directly (Gandelsman et al. 2024, section 3).
 
@@ -78,8 +79,9 @@ def head_contributions(
     Args:
         model ([`ClipHFModel`]): The model, also compiled or with adapters of peft; it is left as it is.
         pixel_values (`torch.Tensor` of shape `(n, 3, height, width)`): Images of the model's size from the processor.
-        layers (`int`, *optional*, defaults to 4): How many of a ViT's last layers are split, as in the paper; what
-            the layers before add is in `rest`. At most as many as there are. A ResNet has one.
+        layers (`"all"`, `"last"` or `int`, *optional*): Which layers are split, as in [`image_maps`]: so many of a
+            ViT's last, and a ResNet has one; what the layers before add is in `rest`. By default the last four, as in
+            the paper, or all where there are fewer.
         batch_size (`int`, *optional*, defaults to 32): Images at once.
 
     Returns:
@@ -93,15 +95,15 @@ def head_contributions(
     check_pixel_values(pixel_values, model.config.vision_config.num_channels)
     if len(pixel_values) == 0:
         raise ValueError("`pixel_values` has no images; give at least one.")
-    if layers < 1 or batch_size < 1:
-        raise ValueError(f"`layers` is {layers} and `batch_size` {batch_size}; both must be 1 or more.")
+    check_whole("batch_size", batch_size, 1)
     is_vit = isinstance(model.vision_model, ClipHFViTModel)
+    count = model.config.vision_config.num_hidden_layers if is_vit else 1
+    numbers = tuple(last_layers(range(count), min(4, count) if layers is None else layers))
     parts = []
     for batch in pixel_values.to(model.device).split(batch_size):
-        parts.append(_vit_parts(model, batch, layers) if is_vit else _pool_parts(model, batch))
+        parts.append(_vit_parts(model, batch, numbers[0]) if is_vit else _pool_parts(model, batch))
     heads, mlps, rest = (torch.cat(each) for each in zip(*parts))
-    last = model.config.vision_config.num_hidden_layers if is_vit else 1
-    return HeadContributions(heads, mlps, rest, tuple(range(last - heads.shape[1], last)))
+    return HeadContributions(heads, mlps, rest, numbers)
 
 
 def text_spans(
@@ -165,10 +167,9 @@ def _widened(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _vit_parts(model: ClipHFModel, pixel_values: torch.Tensor, layers: int) -> tuple[torch.Tensor, ...]:
-    """Contributions of the last layers' heads (n, l, h, d) and MLPs (n, l, d), and the rest (n, d)."""
+def _vit_parts(model: ClipHFModel, pixel_values: torch.Tensor, first: int) -> tuple[torch.Tensor, ...]:
+    """Contributions, from the layer `first` on, of heads (n, l, h, d) and MLPs (n, l, d), and the rest (n, d)."""
     tower = model.vision_model
-    first = max(0, len(tower.encoder.layers) - layers)
     stream = tower.pre_layrnorm(tower.embeddings(pixel_values))  # (n, tokens, width)
     for layer in tower.encoder.layers[:first]:
         stream = layer(stream)

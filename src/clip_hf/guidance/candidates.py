@@ -18,6 +18,11 @@ from ..model.processing_clip_hf import ClipHFProcessor
 from .frozen_embedding import embed_images, embed_texts, frozen_twin
 
 
+# Numbers of the linear layers of LAION's second predictor; the dropouts have those between. With activations between
+# all layers they would be 0, 2, 4, 6, 8.
+_LAION_LAYERS = [0, 2, 4, 6, 7]
+
+
 class Reranking(NamedTuple):
     """What [`rerank`] returns.
 
@@ -82,8 +87,9 @@ class LinearHead(nn.Sequential):
 def load_linear_head(path: str | os.PathLike) -> LinearHead:
     """Read a head from a file of weights: safetensors or torch's state dict, of which nothing is executed.
 
-    Names are `weight` and `bias` (one layer), with a prefix or not, or `layers.0.weight`, `layers.2.weight`, ... in
-    the order of their numbers: the shapes of both of LAION's aesthetic predictors.
+    Names are `weight` and `bias` (one layer), with a prefix or not, or those of LAION's five: `layers.0.weight`, 2, 4,
+    6 and 7, of any widths. Other files of several layers are refused, because a file of weights does not say which
+    activations lie between them.
 
     Args:
         path (`str` or `os.PathLike`): The file.
@@ -93,7 +99,8 @@ def load_linear_head(path: str | os.PathLike) -> LinearHead:
 
     Raises:
         FileNotFoundError: if there is no such file, or it is a folder.
-        ValueError: if it is damaged, could run code, holds other weights than of such a head, or NaN.
+        ValueError: if it is damaged, could run code, holds other weights than of such a head, other
+            layers than one or LAION's five, or NaN.
     """
     file = open_weights(Path(path))
     if others := {name: stored.dtype for name, stored in file.tensors.items() if not stored.dtype.is_floating_point}:
@@ -109,6 +116,13 @@ def load_linear_head(path: str | os.PathLike) -> LinearHead:
         if match[2] in layers.setdefault(int(match[1] or 0), {}):
             raise ValueError(f"{path} is no linear head: two layers have the same number ({name}).")
         layers[int(match[1] or 0)][match[2]] = tensor
+    if len(layers) > 1 and sorted(layers) != _LAION_LAYERS:
+        raise ValueError(
+            f"{path} has {len(layers)} linear layers, with the numbers {sorted(layers)}. Activations between layers "
+            "cannot be seen in a file of weights, so only one layer is read, or LAION's five without activations, "
+            f"with the numbers {_LAION_LAYERS}. Build the head in torch, load the file into it, and call it on "
+            "`model.encode_image(pixel_values)`. If it has no activations, save its product, one layer."
+        )
     head, width = LinearHead(), None
     for number in sorted(layers):
         weight, bias = layers[number].get("weight"), layers[number].get("bias")

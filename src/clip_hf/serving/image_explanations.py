@@ -13,7 +13,7 @@ from ..embedding.dual_encoder import DualEncoder
 from ..embedding.transformers_encoder import ClipHFEncoder
 from ..explain.attention_twin import check_explainable
 from ..explain.image_explanation import read_picture
-from ..explain.image_maps import image_maps
+from ..explain.image_maps import cell_size, image_maps
 from ..model.image_processing_clip_hf import opens_files
 from ..model.label_scores_clip_hf import DEFAULT_TEMPLATE
 from .label_options import ClassifyOptions, check_classify
@@ -23,6 +23,7 @@ from .serving_limits import ServingLimits
 
 MAX_LABELS = 32  # of a request; each takes a backward pass
 LABELS_AT_ONCE = 4  # after which the passes of other requests have their turn
+EXPLAINED_AT_ONCE = 8  # pictures, which have their passes in turn
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Explanations:
 
     Args:
         method (`str`): How the maps were made.
-        seen_box (`list[float]`): The part of the upright picture that the model sees, which the maps cover: left,
-            top, right and bottom in fractions of its width and height. It exceeds 0 to 1 where a crop is larger.
+        seen_box (`list[float]`): The part of the upright picture that the model sees, which the maps' cells fill:
+            left, top, right and bottom in fractions of its width and height. It exceeds 0 to 1 where a crop is larger.
         cosines (`np.ndarray`): `(labels,)`, float32: of the picture with each label, as `/v1/classify` has them.
         maps (`np.ndarray`): `(labels, rows, columns)`, float32, in the method's own unit; none is negative.
     """
@@ -79,7 +80,7 @@ def can_explain(encoder: DualEncoder) -> bool:
         return False
     try:
         check_explainable(encoder.model)
-    except TypeError:  # a repo's own code, say
+    except (TypeError, ValueError):  # a repo's own code, say, or offloaded weights
         return False
     return True
 
@@ -109,11 +110,23 @@ def check_explain(options: ExplainOptions, encoder: DualEncoder, limits: Serving
     return check_classify(classify, 1, limits, has_bias=True)[0]
 
 
-def prepare_explained(encoder: ClipHFEncoder, data: bytes) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The model's inputs for an image file, and the part of the picture that they show, see [`Explanations`]."""
+def prepare_explained(encoder: ClipHFEncoder, data: bytes) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """The model's inputs for an image file, and where a map's first cell begins and ends along x and y, `(2, 2)`, in
+    fractions of the picture.
+    """
     picture = read_picture(encoder.image_processor, data, encoder.image_limits)
-    (width, height), (left, top, right, bottom) = picture.resized, picture.window
-    return {"pixel_values": picture.pixel_values}, [left / width, top / height, right / width, bottom / height]
+    cell = cell_size(encoder.model)
+    first = [picture.cell_edges(axis, 1, cell) / picture.image.size[axis] for axis in (0, 1)]
+    return {"pixel_values": picture.pixel_values}, np.array(first)
+
+
+def covered_box(first_cell: np.ndarray, maps: np.ndarray) -> list[float]:
+    """The part of the picture that the cells of maps `(labels, rows, columns)` fill, see [`Explanations`]: without
+    what a ViT leaves out because it fills no patch.
+    """
+    starts, ends = first_cell.T
+    ends = starts + (ends - starts) * maps.shape[:0:-1]
+    return [*starts.tolist(), *ends.tolist()]
 
 
 def compute_maps(

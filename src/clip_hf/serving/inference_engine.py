@@ -30,11 +30,13 @@ from ..search.thumbnails import jpeg_bytes, thumbnail
 from ..utils.processor import count_threads
 from .dynamic_batching import BatchingOptions, DynamicBatcher
 from .image_explanations import (
+    EXPLAINED_AT_ONCE,
     LABELS_AT_ONCE,
     ExplainOptions,
     Explanations,
     check_explain,
     compute_maps,
+    covered_box,
     prepare_explained,
 )
 from .image_messages import find_unreadable, unreadable_image_error
@@ -116,6 +118,7 @@ class InferenceEngine:
         sizes = {"image": batching.max_batch_images, "text": batching.max_batch_texts}
         self._window = 2 * batching.max_batch_images
         self._slots = asyncio.Semaphore(4 * batching.max_batch_images)
+        self._explained, self._explain_turn = asyncio.Semaphore(EXPLAINED_AT_ONCE), asyncio.Lock()
         self._num_requests = self._num_items = self._num_coming = self._num_decoding = 0
         self._is_draining, self._idle = False, asyncio.Event()
         self._idle.set()
@@ -269,7 +272,8 @@ class InferenceEngine:
 
     async def explain(self, image: ImageItem, options: ExplainOptions) -> Explanations:
         """Find the places of an image that speak for labels. The passes, one text's backwards after the other, run in
-        the model's thread, between the batches of other requests.
+        the model's thread, between the batches of other requests, which find one explanation's pass before them at
+        most, however many wait.
 
         Raises:
             RequestError: if the model cannot be looked into, options do not make sense, or the image or a prompt
@@ -277,16 +281,19 @@ class InferenceEngine:
         """
         labels, templates = check_explain(options, self.encoder, self.limits)
         classifier = await self._classifier("labels", labels, templates, options.truncate)
-        async with self._slots:
-            inputs, seen_box = await self._decode(image, partial(prepare_explained, self.encoder))
+        self._note_queued(_admission.get())  # its image may come much later
+        async with self._explained:
+            inputs, first_cell = await self._decode(image, partial(prepare_explained, self.encoder))
             rows = await self._submit("image", [inputs], image.where)
             maps = []
             for start in range(0, len(classifier), LABELS_AT_ONCE):
                 texts = classifier[start : start + LABELS_AT_ONCE]
                 work = partial(compute_maps, self.encoder, inputs, texts, options.method)
-                maps.append(await self._answer(self._batcher.call(work), "image", image.where))
+                async with self._explain_turn:
+                    maps.append(await self._answer(self._batcher.call(work), "image", image.where))
         method = check_method(options.method, self.encoder.model)
-        return Explanations(method, seen_box, classifier @ rows[0], np.concatenate(maps))
+        maps = np.concatenate(maps)
+        return Explanations(method, covered_box(first_cell, maps), classifier @ rows[0], maps)
 
     async def rank(
         self, query: Item, candidates: Sequence[Item], *, top_k: int | None = None, truncate: bool = False
