@@ -41,6 +41,7 @@ from clip_hf import (
     ClipHFResNetConfig,
     ClipHFResNetModel,
     ClipHFTextConfig,
+    ClipHFTextEncoder,
     ClipHFTextModel,
     ClipHFTextModelWithProjection,
     ClipHFTokenizer,
@@ -121,10 +122,11 @@ def test_auto_model_for_image_classification(tower, tmp_path):
     [
         (lambda config: ClipHFTextModel(config.text_config), ClipHFTextConfig, ClipHFTextModel),
         (lambda config: ClipHFTextModelWithProjection(config.text_config), ClipHFTextConfig, ClipHFTextModel),
+        (lambda config: ClipHFTextEncoder(config.text_config), ClipHFTextConfig, ClipHFTextModel),
         (lambda config: ClipHFViTModel(config.vision_config), ClipHFViTConfig, ClipHFViTModel),
         (lambda config: ClipHFVisionModelWithProjection(config.vision_config), ClipHFViTConfig, ClipHFViTModel),
     ],
-    ids=["text", "text with projection", "vit", "vit with projection"],
+    ids=["text", "text with projection", "text encoder", "vit", "vit with projection"],
 )
 def test_towers(tmp_path, make, config_class, auto):
     model = make(make_tiny_model("vit").config)

@@ -8,8 +8,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.guidance import LinearHead, load_linear_head, rerank, score_images
 from tiny_models import CAPTIONS, make_tiny_model
+
+
+def broken(model, weight):
+    """The model with NaN in a weight, under a name."""
+    torch.nn.init.constant_(model.get_parameter(weight), torch.nan)
+    model.name_or_path = "my/broken"
+    return model
 
 
 def linear_state(width=16):
@@ -68,6 +76,32 @@ def test_bad_candidates(candidates, text, options, error, message, tiny_processo
         rerank(candidates, text, make_tiny_model("vit"), tiny_processor, **options)
 
 
+@pytest.mark.parametrize("weight", ["visual_projection.weight", "text_projection.weight"])
+def test_a_model_that_gives_nan_is_named(weight, tiny_processor, images):
+    with pytest.raises(ArithmeticError, match="The model my/broken gives NaN"):
+        rerank(images[:2], "a cat", broken(make_tiny_model("vit"), weight), tiny_processor)
+
+
+def test_compiled_and_offloaded_judges(tiny_processor, images):
+    model = make_tiny_model("vit")
+    expected = rerank(images[:2], "a cat", model, tiny_processor)
+    assert rerank(images[:2], "a cat", torch.compile(model), tiny_processor) == expected
+    with pytest.raises(ValueError, match="`model` are offloaded"):
+        rerank(images[:2], "a cat", model.to("meta"), tiny_processor)
+
+
+@pytest.mark.parametrize("size", [{"height": 96, "width": 64}, {"height": 32, "width": 48}])
+def test_a_processor_of_another_size(size, tiny_model, tiny_processor, images):
+    image_processor = ClipHFImageProcessor(size=size, do_center_crop=False)
+    processor = ClipHFProcessor(image_processor, tiny_processor.tokenizer)
+    found = rerank(images[:2], "a cat", tiny_model, processor)
+    inputs = processor(text="a cat", images=images[:2], return_tensors="pt")
+    with torch.no_grad():
+        embeds = tiny_model.encode_image(inputs.pixel_values, interpolate_pos_encoding=True)
+        expected = embeds @ tiny_model.encode_text(inputs.input_ids)[0]
+    assert found.scores == pytest.approx(expected.tolist(), abs=1e-6)
+
+
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])
 @pytest.mark.parametrize("kind", STATES)
 def test_heads_of_both_shapes_and_files(kind, ending, tmp_path, tiny_processor, images):
@@ -97,6 +131,26 @@ def test_a_head_of_another_width(tmp_path, tiny_processor):
     head = load_linear_head(write(linear_state(768), tmp_path / "head.pth"))
     with pytest.raises(ValueError, match="width 768, not of shape .*another CLIP"):
         score_images(["not read"], head, make_tiny_model("vit"), tiny_processor)
+
+
+def test_heads_in_memory(tiny_processor, images):
+    model, layer = make_tiny_model("vit"), torch.nn.Linear(16, 1)
+    with pytest.raises(TypeError, match=r"must be a LinearHead, not a Linear: `load_linear_head"):
+        score_images(images[:2], layer, model, tiny_processor)
+    scores = score_images(images[:2], LinearHead(layer), model, tiny_processor)
+    assert scores.shape == (2,)
+    assert not scores.requires_grad
+    with pytest.raises(ValueError, match="The head has 2 outputs"):
+        score_images(images[:2], LinearHead(torch.nn.Linear(16, 2)), model, tiny_processor)
+
+
+def test_a_head_loaded_in_inference_mode_has_a_gradient(tmp_path):
+    path = write(linear_state(), tmp_path / "head.safetensors")
+    with torch.inference_mode():
+        head = load_linear_head(path)
+    embeds = torch.randn(3, 16, requires_grad=True)
+    head(embeds).sum().backward()
+    torch.testing.assert_close(embeds.grad, head[0].weight.expand(3, 16))
 
 
 class Malicious:
@@ -129,11 +183,19 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         ({"a.weight": torch.ones(1, 4), "b.weight": torch.ones(1, 4)}, "two layers have the same number"),
         ({"weight": torch.ones(4)}, r"weight of shape \(4,\) has no place"),
         ({"conv.kernel": torch.ones(1, 4)}, "conv.kernel of shape"),
+        ({"weight": torch.ones(1, 0)}, r"weight of shape \(1, 0\) has no place"),
+        ({"weight": torch.ones(1, 4, dtype=torch.complex64)}, "no real floats: {'weight': torch.complex64}|types C64"),
+        ({"weight": torch.ones(1, 4, dtype=torch.int8)}, "no real floats: {'weight': torch.int8}"),
+        ({"weight": torch.ones(1, 4).to_sparse()}, r"tensors without values \(meta\), or sparse ones: weight"),
+        ({"weight": torch.ones(1, 4, device="meta")}, r"tensors without values \(meta\), or sparse ones: weight"),
     ],
 )
-def test_files_that_are_no_head(state, message, tmp_path):
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_files_that_are_no_head(state, message, ending, tmp_path):
+    if ending == "safetensors" and "meta" in message:
+        pytest.skip("safetensors has no such tensors")
     with pytest.raises(ValueError, match=message):
-        load_linear_head(write(state, tmp_path / "head.safetensors"))
+        load_linear_head(write(state, tmp_path / f"head.{ending}"))
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -148,6 +210,8 @@ def test_layers_between_which_there_may_be_activations_are_refused(count, tmp_pa
 def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no file"):
         load_linear_head(tmp_path / "none.pth")
+    with pytest.raises(FileNotFoundError, match="is a folder"):
+        load_linear_head(tmp_path)
     (tmp_path / "bad.pth").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="not loaded|not a file of weights"):
         load_linear_head(tmp_path / "bad.pth")

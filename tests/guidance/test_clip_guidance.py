@@ -298,6 +298,50 @@ def test_descent_raises_the_cosine(tiny_model, tiny_processor):
         assert float(held_out(logits.sigmoid())) < loss - 0.05
 
 
+@pytest.mark.parametrize("tower", ["visual", "text"])
+def test_a_model_that_gives_nan_is_named(tower, tiny_processor, pictures):
+    model = make_tiny_model("vit")
+    torch.nn.init.constant_(model.get_parameter(f"{tower}_projection.weight"), math.nan)
+    model.name_or_path = "my/broken"
+    with pytest.raises(ArithmeticError, match="The model my/broken gives NaN"):
+        guidance = ClipGuidance(model, tiny_processor, ["a cat"], cut_outs=CutOuts(64, 1))
+        assert tower == "visual"
+        guidance(pictures)
+
+
+def test_built_in_inference_mode(tiny_processor, images, pictures):
+    model = make_tiny_model("vit")
+    with torch.inference_mode():
+        guidance = ClipGuidance(model, tiny_processor, {"a cat": 2.0}, images[:1], cut_outs=CutOuts(64, 2))
+        loaded_inside = make_tiny_model("vit")
+    expected = ClipGuidance(model, tiny_processor, {"a cat": 2.0}, images[:1], cut_outs=CutOuts(64, 2))
+    gradients = []
+    for each in (guidance, expected):
+        x = pictures.float().requires_grad_()
+        gradients += torch.autograd.grad(each(x).sum(), x)
+    torch.testing.assert_close(*gradients)
+    with pytest.raises(ValueError, match="loaded inside `torch.inference_mode"):
+        ClipGuidance(loaded_inside, tiny_processor, ["a cat"])
+
+
+def test_compiled_and_offloaded_models(tiny_processor, pictures):
+    model = make_tiny_model("vit")
+    expected = ClipGuidance(model, tiny_processor, ["a cat"], whole=True)(pictures)
+    assert torch.equal(ClipGuidance(torch.compile(model), tiny_processor, ["a cat"], whole=True)(pictures), expected)
+    with pytest.raises(ValueError, match="`model` are offloaded; load it whole"):
+        ClipGuidance(model.to("meta"), tiny_processor, ["a cat"])
+
+
+def test_a_processor_that_is_not_square(tiny_model, tiny_processor, pictures):
+    image_processor = ClipHFImageProcessor(size={"height": 96, "width": 64}, do_center_crop=False)
+    processor = ClipHFProcessor(image_processor, tiny_processor.tokenizer)
+    guidance = ClipGuidance(tiny_model, processor, ["a cat"], whole=True)
+    pixel_values = guidance.preprocess(pictures.float())
+    assert pixel_values.shape == (2, 3, 96, 64)
+    expected = tiny_model.encode_image(pixel_values, interpolate_pos_encoding=True) @ guidance.targets.T
+    torch.testing.assert_close(guidance.cosines(pictures.float()), expected)
+
+
 def test_half_precision(tiny_model, tiny_processor, pictures):
     full = ClipGuidance(tiny_model, tiny_processor, ["a cat"], whole=True)(pictures)
     half = ClipGuidance(tiny_model.to(torch.bfloat16), tiny_processor, ["a cat"], whole=True)(pictures.bfloat16())

@@ -132,6 +132,13 @@ OTHER_MODELS = {
     "AutoModel": lambda config: ClipHFTextModelWithProjection(config.text_config),
 }
 
+CLASSIFIER_PIPELINE = {
+    "image-classification": {
+        "impl": "pipeline_clip_hf.ClipHFImageClassificationPipeline",
+        "pt": ["AutoModelForImageClassification"],
+    }
+}
+
 LOAD_OTHER_MODELS = """
 import transformers
 
@@ -155,7 +162,7 @@ def test_other_models_name_their_own_class(tmp_path):
             "AutoConfig": f"configuration_clip_hf.{type(model.config).__name__}",
             auto_class: f"modeling_clip_hf.{name}",
         }
-        expected[auto_class] = [name, {}]
+        expected[auto_class] = [name, CLASSIFIER_PIPELINE if "ForImage" in name else {}]
     assert run_without_clip_hf(LOAD_OTHER_MODELS, "no repo", tmp_path) == expected
 
 

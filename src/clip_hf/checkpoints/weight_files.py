@@ -71,7 +71,10 @@ def open_weights(path: Path) -> WeightFile:
         ValueError: if it is damaged, cannot be read without executing it, or holds no tensors by name.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        is_folder = path.is_dir()
+        raise FileNotFoundError(
+            f"{path} is a folder; give the file of weights in it." if is_folder else f"There is no file {path}."
+        )
     if path.name.endswith(".index.json"):
         return _open_shards(path)
     if path.suffix == ".safetensors":
@@ -182,6 +185,9 @@ def _tensors_of(state_dict: Any, path: Path) -> dict[str, StoredTensor]:
     if others or not state_dict:
         what = f"besides tensors {listed(others)}" if others else "nothing"
         raise ValueError(f"{path} holds {what}; a state dict, which holds tensors only, was expected.")
+    without = [str(name) for name, value in state_dict.items() if value.is_meta or value.layout != torch.strided]
+    if without:
+        raise ValueError(f"{path} holds tensors without values (meta), or sparse ones: {listed(without)}.")
     return {str(name): StoredTensor.of(tensor.detach()) for name, tensor in state_dict.items()}
 
 

@@ -4,30 +4,13 @@
 
 from torch import nn
 
-from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
-from ..utils.module_copies import copy_modules
+from ..utils.module_copies import copy_modules, plain_clip
 
 
 def check_explainable(model: nn.Module) -> ClipHFModel:
-    """Return the plain model behind `torch.compile` or peft, or the model itself.
-
-    Raises:
-        TypeError: if it is not a [`ClipHFModel`], or one of films.
-        ValueError: if some weights are offloaded, so that they are not in memory.
-    """
-    plain = getattr(model, "_orig_mod", model)
-    plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain
-    if not isinstance(plain, ClipHFModel):
-        raise TypeError(
-            f"`model` is {type_of(plain)}; explanations need a ClipHFModel, whose layers they look into. "
-            "`ClipHFModel.from_pretrained(path)` reads every CLIP: ours, transformers', OpenAI's and open_clip's."
-        )
-    if plain.config.model_type != "clip_hf":
-        raise TypeError(f"`model` is {type_of(plain)}, of films; explanations need a ClipHFModel of pictures.")
-    if any(tensor.is_meta for tensor in plain.parameters()):
-        raise ValueError("Some weights of `model` are offloaded; load it whole onto one device to explain it.")
-    return plain
+    """Return the plain model behind `torch.compile` or peft, or raise as [`plain_clip`] does."""
+    return plain_clip(model, "explanations")
 
 
 def attention_twin(model: nn.Module) -> ClipHFModel:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.weight_files import open_weights
+from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from .frozen_embedding import embed_images, embed_texts, frozen_twin
@@ -48,7 +49,8 @@ def rerank(
 
     Raises:
         TypeError: if the model, the processor or the text is of another class.
-        ValueError: if there are no candidates, the text is empty, or an image cannot be read.
+        ValueError: if there are no candidates, the text is empty, an image cannot be read, or the model is offloaded.
+        ArithmeticError: if the model gives NaN or infinite values.
     """
     model = frozen_twin(model)
     query = embed_texts(model, processor, [text])[0]
@@ -75,9 +77,13 @@ class LinearHead(nn.Sequential):
                 f"The head takes embeddings of width {self.width}, not of shape {tuple(embeds.shape)}. It was trained "
                 "on another CLIP's: load that one (LAION's heads name theirs, such as ViT-L/14 with 768)."
             )
-        return super().forward(embeds.to(self[0].weight.dtype))[:, 0]
+        scores = super().forward(embeds.to(self[0].weight.dtype))
+        if scores.shape[1] != 1:
+            raise ValueError(f"The head has {scores.shape[1]} outputs; a head that scores pictures has 1.")
+        return scores[:, 0]
 
 
+@torch.inference_mode(False)  # a head made inside that mode would have no gradient
 def load_linear_head(path: str | os.PathLike) -> LinearHead:
     """Read a head from a file of weights: safetensors or torch's state dict, of which nothing is executed.
 
@@ -92,15 +98,18 @@ def load_linear_head(path: str | os.PathLike) -> LinearHead:
         [`LinearHead`], float32, in evaluation mode, without gradients for its weights.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file, or it is a folder.
         ValueError: if it is damaged, could run code, holds other weights than of such a head, other
             layers than one or LAION's five, or NaN.
     """
-    tensors = {name: stored.read().float() for name, stored in open_weights(Path(path)).tensors.items()}
+    file = open_weights(Path(path))
+    if others := {name: stored.dtype for name, stored in file.tensors.items() if not stored.dtype.is_floating_point}:
+        raise ValueError(f"{path} is no linear head: it has weights that are no real floats: {others}.")
+    tensors = {name: stored.read().float() for name, stored in file.tensors.items()}
     layers: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         match = re.fullmatch(r"(?:.*?\.)??(?:(\d+)\.)?(weight|bias)", name)
-        if match is None or tensor.ndim != (2 if match[2] == "weight" else 1):
+        if match is None or tensor.ndim != (2 if match[2] == "weight" else 1) or not tensor.numel():
             raise ValueError(f"{path} is no linear head: {name} of shape {tuple(tensor.shape)} has no place in one.")
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"{path} has NaN or infinite values in {name}.")
@@ -129,6 +138,7 @@ def load_linear_head(path: str | os.PathLike) -> LinearHead:
     return head.eval().requires_grad_(False)
 
 
+@torch.no_grad()
 def score_images(
     images: Sequence[Any],
     head: LinearHead,
@@ -147,9 +157,15 @@ def score_images(
         batch_size (`int`, *optional*, defaults to 32): Images in one pass.
 
     Raises:
-        TypeError: if the model or the processor is of another class.
-        ValueError: if the head takes embeddings of another width, or an image cannot be read.
+        TypeError: if the model, the processor or the head is of another class.
+        ValueError: if the head takes embeddings of another width, an image cannot be read, or the model is offloaded.
+        ArithmeticError: if the model gives NaN or infinite values.
     """
     model = frozen_twin(model)
+    if not isinstance(head, LinearHead):
+        raise TypeError(
+            f"The head must be a LinearHead, not {type_of(head)}: `load_linear_head(path)` reads one from a file, "
+            "`LinearHead(layer)` makes one of an `nn.Linear` in memory."
+        )
     head(torch.zeros(1, model.config.projection_dim, device=head[0].weight.device))  # before the images are read
     return head(embed_images(model, processor, images, batch_size).to(head[0].weight))

@@ -11,7 +11,14 @@ from torch import nn
 
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
-from .frozen_embedding import at_least_float32, check_processor, embed_images, embed_texts, frozen_twin
+from .frozen_embedding import (
+    at_least_float32,
+    check_processor,
+    embed_images,
+    embed_texts,
+    encode_pixels,
+    frozen_twin,
+)
 from .preprocessing import DifferentiablePreprocessing, check_pictures, resize_pictures
 
 
@@ -120,7 +127,7 @@ class ClipGuidance:
     only: the model's weights are shared, frozen, and in evaluation mode, whatever the caller's model does.
 
     Args:
-        model ([`ClipHFModel`]): Any of its towers.
+        model ([`ClipHFModel`]): Any of its towers; also compiled or with adapters of peft.
         processor ([`ClipHFProcessor`]): The model's.
         texts (*optional*): Prompts: strings, pairs (string, weight), or a mapping of strings to weights.
         images (*optional*): Pictures to come close to, in any form the processor takes, or pairs (image, weight).
@@ -130,8 +137,9 @@ class ClipGuidance:
 
     Raises:
         TypeError: if the model or the processor is of another class.
-        ValueError: if there is no target, a text is empty, a weight is not finite or 0, or cut-outs have another size
-            than the model's.
+        ValueError: if there is no target, a text is empty, a weight is not finite or 0, cut-outs have another size
+            than the model's, or the model is offloaded or was loaded inside `torch.inference_mode()`.
+        ArithmeticError: if the model gives NaN or infinite values.
 
     Example:
 
@@ -154,7 +162,20 @@ class ClipGuidance:
         cut_outs: CutOuts | None = None,
         whole: bool = False,
     ):
+        with torch.inference_mode(False):  # what is made inside that mode can never take part in a gradient
+            self._embed_targets(model, processor, texts, images)
+        size = self.model.config.vision_config.image_size
+        if cut_outs is not None and (whole or cut_outs.size != size):
+            cure = "leave `cut_outs` out with `whole=True`" if whole else f"give CutOuts({size})"
+            raise ValueError(f"The cut-outs are {cut_outs.size} pixels wide, the model is made for {size}: {cure}.")
+        self.cut_outs = None if whole else cut_outs or CutOuts(size)
+
+    def _embed_targets(self, model: nn.Module, processor: ClipHFProcessor, texts: Any, images: Any) -> None:
         self.model = frozen_twin(model)
+        if any(weight.is_inference() for weight in self.model.parameters()):
+            raise ValueError(
+                "The model was loaded inside `torch.inference_mode()`, so it has no gradient; load it outside."
+            )
         self.preprocess = DifferentiablePreprocessing(check_processor(processor).image_processor)
         texts, text_weights = _split(texts, "text")
         images, image_weights = _split(images, "image")
@@ -164,11 +185,6 @@ class ClipGuidance:
         targets += [embed_images(self.model, processor, images)] if images else []
         self.targets = torch.cat(targets)  # (targets, dim)
         self.weights = torch.tensor(text_weights + image_weights).to(self.targets)
-        size = self.model.config.vision_config.image_size
-        if cut_outs is not None and (whole or cut_outs.size != size):
-            cure = "leave `cut_outs` out with `whole=True`" if whole else f"give CutOuts({size})"
-            raise ValueError(f"The cut-outs are {cut_outs.size} pixels wide, the model is made for {size}: {cure}.")
-        self.cut_outs = None if whole else cut_outs or CutOuts(size)
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
         """The loss of each picture, (batch,), at least float32; `loss.sum()` gives each its own gradient.
@@ -179,12 +195,14 @@ class ClipGuidance:
         Raises:
             TypeError: if the pictures are not a tensor of floats.
             ValueError: if their shape or range is wrong.
+            ArithmeticError: if the model gives NaN or infinite values.
         """
         if self.cut_outs is None:
-            embeds = self._embed(self.preprocess(pictures))[None]
+            embeds = encode_pixels(self.model, self.preprocess(pictures))[None]
         else:
             parts = self.cut_outs(pictures)
-            embeds = self._embed(self.preprocess.normalize(parts.flatten(0, 1))).unflatten(0, parts.shape[:2])
+            pixel_values = self.preprocess.normalize(parts.flatten(0, 1))
+            embeds = encode_pixels(self.model, pixel_values).unflatten(0, parts.shape[:2])
         # (cut-outs, batch, 1, dim) and (targets, dim) -> (cut-outs, batch, targets)
         distances = spherical_distance(embeds[:, :, None], self.targets)
         return (distances * self.weights).sum(dim=-1).mean(dim=0) / self.weights.abs().sum()
@@ -195,11 +213,7 @@ class ClipGuidance:
         Returns:
             `torch.Tensor` of shape `(batch, targets)`, texts first; it has a gradient too.
         """
-        return self._embed(self.preprocess(pictures)) @ self.targets.T
-
-    def _embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        # ResNets do not change the dtype of their input.
-        return at_least_float32(self.model.encode_image(pixel_values.to(self.model.device, self.model.dtype)))
+        return encode_pixels(self.model, self.preprocess(pictures)) @ self.targets.T
 
 
 def _split(targets: Any, kind: str) -> tuple[list, list[float]]:

@@ -6,32 +6,39 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
-from ..utils.module_copies import copy_modules
+from ..utils.module_copies import copy_modules, plain_clip
 
 
-def frozen_twin(model: ClipHFModel) -> ClipHFModel:
+def frozen_twin(model: nn.Module) -> ClipHFModel:
     """A model of the same weights (shared, not copied) in evaluation mode, whose weights get no gradient.
 
-    The caller's model stays as it is, in training and in other threads too.
+    The caller's model stays as it is, in training and in other threads too. It may be compiled or have adapters.
 
     Raises:
-        TypeError: if it is not a [`ClipHFModel`].
+        TypeError: if it is not a [`ClipHFModel`], or one of films.
+        ValueError: if some weights are offloaded.
     """
-    if not isinstance(model, ClipHFModel):
-        raise TypeError(
-            f"The model must be a ClipHFModel, not {type_of(model)}. `ClipHFModel.from_pretrained(path)` reads every "
-            "CLIP; of a model with LoRA give `model.merge_and_unload()`."
-        )
-    return copy_modules(model, frozen=True)
+    return copy_modules(plain_clip(model, "guidance and reranking"), frozen=True)
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     """Half precision becomes float32; float64 stays, in which gradients can be checked."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def check_finite(values: torch.Tensor, model: ClipHFModel) -> torch.Tensor:
+    """Return what a model computed, or raise an `ArithmeticError` that names the model if it is not finite."""
+    if not bool(values.isfinite().all()):
+        raise ArithmeticError(
+            f"The model {model.name_or_path or type(model).__name__} gives NaN or infinite values: its weights are "
+            "damaged, or they overflow in half precision; in that case use float32."
+        )
+    return values
 
 
 def check_processor(processor: Any) -> ClipHFProcessor:
@@ -55,7 +62,14 @@ def embed_texts(model: ClipHFModel, processor: Any, texts: Sequence[str]) -> tor
     # Strict: of a prompt that is too long nothing is cut unnoticed.
     tokenizer = check_processor(processor).tokenizer
     inputs = tokenizer(list(texts), padding=True, strict=True, return_tensors="pt").to(model.device)
-    return at_least_float32(model.encode_text(**inputs))
+    return check_finite(at_least_float32(model.encode_text(**inputs)), model)
+
+
+def encode_pixels(model: ClipHFModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """L2-normalised embeddings of pixel values of any size, (images, projection_dim), with gradient."""
+    # ResNets do not change the dtype of their input.
+    pixel_values = pixel_values.to(model.device, model.dtype)
+    return check_finite(at_least_float32(model.encode_image(pixel_values, interpolate_pos_encoding=True)), model)
 
 
 @torch.no_grad()
@@ -69,5 +83,5 @@ def embed_images(model: ClipHFModel, processor: Any, images: Sequence[Any], batc
     for start in range(0, len(images), batch_size):
         batch = list(images[start : start + batch_size])
         pixel_values = check_processor(processor)(images=batch, return_tensors="pt").pixel_values
-        embeds.append(at_least_float32(model.encode_image(pixel_values.to(model.device, model.dtype))))
+        embeds.append(encode_pixels(model, pixel_values))
     return torch.cat(embeds)

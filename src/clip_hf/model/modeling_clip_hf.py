@@ -337,12 +337,9 @@ class ClipHFModel(ClipHFPreTrainedModel):
 
 
 class ClipHFTextEncoder(ClipHFPreTrainedModel):
-    """CLIP's text tower as pipelines of image generators expect it: [`ClipHFTextModel`] as its part `text_model`.
+    """[`ClipHFTextModel`] as the part `text_model`, where diffusers' `clip_skip` and LoRA files expect it.
 
-    - its output is that of `text_model`;
-    - diffusers reads `text_encoder.text_model.final_layer_norm` for `clip_skip`, which transformers' `CLIPTextModel`
-      has no longer since 5.6, and LoRA files for text encoders name `text_model` too;
-    - loads from every CLIP, whole or its text tower.
+    It loads from every CLIP, whole or its text tower; `AutoModel` with clip_hf gives [`ClipHFTextModel`].
     """
 
     config_class = ClipHFTextConfig

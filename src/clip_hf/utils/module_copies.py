@@ -8,10 +8,37 @@ from typing import Any, TypeVar
 from torch import nn
 from transformers import PreTrainedConfig
 
+from ..model.checks_clip_hf import type_of
+from ..model.modeling_clip_hf import ClipHFModel
 from ..model.zero_shot_clip_hf import evaluated_copy
 
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+def plain_clip(model: nn.Module, users: str) -> ClipHFModel:
+    """Return the plain model behind `torch.compile` or peft, or the model itself.
+
+    Args:
+        model (`nn.Module`): The model.
+        users (`str`): Who needs it, for messages, in the plural, such as `"explanations"`.
+
+    Raises:
+        TypeError: if it is not a [`ClipHFModel`], or one of films.
+        ValueError: if some weights are offloaded, so that they are not in memory.
+    """
+    plain = getattr(model, "_orig_mod", model)
+    plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain
+    if not isinstance(plain, ClipHFModel):
+        raise TypeError(
+            f"`model` is {type_of(plain)}; {users} need a ClipHFModel. "
+            "`ClipHFModel.from_pretrained(path)` reads every CLIP: ours, transformers', OpenAI's and open_clip's."
+        )
+    if plain.config.model_type != "clip_hf":
+        raise TypeError(f"`model` is {type_of(plain)}, of films; {users} need a ClipHFModel of pictures.")
+    if any(tensor.is_meta for tensor in plain.parameters()):
+        raise ValueError("Some weights of `model` are offloaded; load it whole onto one device.")
+    return plain
 
 
 def copy_modules(model: Model, *, frozen: bool = False) -> Model:
