@@ -2,9 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Draw the pictures of the documentation, docs/images/*.png, from what `make demo` left: `make gallery`.
 
-Similarities, losses and heat maps are the demo's pictures. The demo's two models are evaluated on OpenMoji and compared.
-Robustness and scaling are drawn from published figures. The pictures are about 1,200 pixels wide and have 256 colours,
-which keeps them small.
+Similarities, losses and heat maps are the demo's pictures. The demo's two models are evaluated on OpenMoji and
+compared. Robustness and scaling are drawn from published figures. The pictures are about 1,200 pixels wide and have
+256 colours, which keeps them small.
 """
 
 import argparse

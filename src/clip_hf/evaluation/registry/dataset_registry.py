@@ -234,6 +234,14 @@ def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     return check_templates(source)
 
 
+def templates_for(name: str, given: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """The given prompts, or those that a built-in dataset has, or the simple ones; errors as [`load_templates`]."""
+    if given is None:
+        named = BUILT_IN_DATASETS.get(name)
+        given = name if named is not None and named.templates else "simple"
+    return load_templates(given)
+
+
 def _with_our_placeholder(prompts: Any) -> Any:
     """clip-benchmark writes `{c}` where the class goes."""
     if isinstance(prompts, dict):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...data.built_in_datasets import BUILT_IN_DATASETS
 from ...embedding.dual_encoder import DualEncoder
 from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
@@ -26,7 +25,7 @@ from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import HUB_TASKS, counted
 from ..numerics.bootstrap import bootstrap_mean_interval
 from ..numerics.region_overlap import mean_iou, mean_iou_interval, overlap_counts
-from ..registry.dataset_registry import load_templates
+from ..registry.dataset_registry import templates_for
 from ..registry.located_data import LocatedData, load_located
 from .evaluation_result import MeasuredResult
 from .evaluation_task import EvaluationOptions, TaskSettings
@@ -185,7 +184,7 @@ def evaluate_segmentation(
     encoder = load_dual_encoder(model, processor=processor).of_pictures
     twin = _segmenting(encoder)
     check_size(twin, options.size)
-    templates = _templates_for(data, options.templates)
+    templates = templates_for(data.name, options.templates)
     embeds = torch.from_numpy(class_embeddings(encoder, data.names, templates, options.encoding)).to(encoder.device)
     measured = _Measured(options.methods, len(data.names))
     for row, picture, truth in _read_scenes(twin, encoder, data, options.size):
@@ -298,14 +297,6 @@ def _segmenting(encoder: DualEncoder) -> ClipHFModel:
         ) from error
 
 
-def _templates_for(data: LocatedData, templates: Any) -> Any:
-    """The given prompts, or those that have the dataset's name, or the simple ones."""
-    if templates is None:
-        named = BUILT_IN_DATASETS.get(data.name)
-        templates = data.name if named is not None and named.templates else "simple"
-    return load_templates(templates)
-
-
 def _read_scenes(
     model: ClipHFModel, encoder: DualEncoder, data: LocatedData, size: int | None
 ) -> Iterator[tuple[int, SeenPicture, np.ndarray]]:
@@ -344,14 +335,14 @@ class SegmentationTask(ExplanationTask):
     def check(self, parts: dict[str, Any], settings: TaskSettings) -> None:
         """Raise a `ValueError` if the data have boxes instead of masks, or there are no such prompts."""
         _check_masks(parts["test"])
-        _templates_for(parts["test"], settings.data_options.templates)
+        templates_for(parts["test"].name, settings.data_options.templates)
 
     def encode(
         self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings, encoding: EncodingOptions
     ) -> None:
         """Embed the prompts; dense features are made by the first process alone."""
         data = parts["test"]
-        templates = _templates_for(data, settings.data_options.templates)
+        templates = templates_for(data.name, settings.data_options.templates)
         class_embeddings(encoder.of_pictures, data.names, templates, encoding)
 
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> SegmentationResult:
