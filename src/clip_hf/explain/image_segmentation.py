@@ -186,12 +186,7 @@ def read_sized(
         TypeError: if the processor is of another class, or `image` is nothing that `open_image` takes.
         ValueError: if the size does not fit, or the picture cannot be read.
     """
-    edge = cell_size(model)
-    if size is not None and check_whole("size", size, edge) % edge:
-        below = size // edge * edge
-        raise ValueError(
-            f"`size` is {size}; it must be a multiple of {edge} pixels, such as {below} or {below + edge}."
-        )
+    edge = check_size(model, size)
     if whole:
         fixed = {"size", "crop_size", "do_resize", "do_center_crop"} & image_options.keys()
         if fixed:
