@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"clip-hf {options.command}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except (ArithmeticError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+    except (FloatingPointError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in ("clip_hf", "_clip_hf_cli"):
             raise  # a fault of the code, not a package that is not installed
         # What a user can do something about; a trace would bury it.

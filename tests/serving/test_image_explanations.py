@@ -230,7 +230,8 @@ def test_others_find_one_pass_before_them_however_many_explanations_wait(shared,
 
 
 def test_a_map_that_is_not_finite_is_an_answer_too(shared, monkeypatch):
-    monkeypatch.setattr(image_explanations, "image_maps", lambda *_: torch.full((1, 1, 2, 2), float("nan")))
+    for method in METHODS:
+        monkeypatch.setitem(METHODS, method, lambda request: torch.full((1, 1, 2, 2), float("nan")))
     error = refused(shared, lambda engine: engine.explain(photos(1)[0], ExplainOptions(["a"])))
     assert (error.status, error.code, error.param) == (503, "model_failed", "images[0]")
 

@@ -225,9 +225,9 @@ _USES_LAYERS = ("chefer", "rollout")
 
 
 def check_relevance(values: torch.Tensor) -> torch.Tensor:
-    """Return the values; ArithmeticError if one is not finite."""
+    """Return the values; FloatingPointError if one is not finite."""
     if not values.isfinite().all():
-        raise ArithmeticError(
+        raise FloatingPointError(
             "The relevance holds NaN or infinite values: the model's weights are damaged, or its dtype is too small "
             "for them. Look at the weights, or use float32."
         )
@@ -311,7 +311,7 @@ def image_maps(
     Raises:
         TypeError: if the model is of another class, or an input is no tensor.
         ValueError: if the method is unknown or has no such option, or a shape is wrong.
-        ArithmeticError: if values are not finite, as those of a model with NaN among its weights.
+        FloatingPointError: if values are not finite, as those of a model with NaN among its weights.
 
     Sources: Chefer et al. 2021 (arXiv:2103.15679), Selvaraju et al. 2017 (arXiv:1610.02391), Abnar and Zuidema 2020
     (arXiv:2005.00928), Zeiler and Fergus 2014 (arXiv:1311.2901).

@@ -95,7 +95,7 @@ def explain_words(
     Raises:
         TypeError: if the model, the processor or the image is of a class that cannot be used.
         ValueError: if there are no texts, one is too long, `layers` is out of range, or the picture cannot be read.
-        ArithmeticError: if values are not finite, as those of a model with NaN among its weights.
+        FloatingPointError: if values are not finite, as those of a model with NaN among its weights.
     """
     plain = check_explainable(model)
     texts = [str(text) for text in check_labels(texts)]

@@ -50,7 +50,7 @@ def rerank(
     Raises:
         TypeError: if the model, the processor or the text is of another class.
         ValueError: if there are no candidates, the text is empty, an image cannot be read, or the model is offloaded.
-        ArithmeticError: if the model gives NaN or infinite values.
+        FloatingPointError: if the model gives NaN or infinite values.
     """
     model = frozen_twin(model)
     query = embed_texts(model, processor, [text])[0]
@@ -159,7 +159,7 @@ def score_images(
     Raises:
         TypeError: if the model, the processor or the head is of another class.
         ValueError: if the head takes embeddings of another width, an image cannot be read, or the model is offloaded.
-        ArithmeticError: if the model gives NaN or infinite values.
+        FloatingPointError: if the model gives NaN or infinite values.
     """
     model = frozen_twin(model)
     if not isinstance(head, LinearHead):

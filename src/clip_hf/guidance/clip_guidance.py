@@ -139,7 +139,7 @@ class ClipGuidance:
         TypeError: if the model or the processor is of another class.
         ValueError: if there is no target, a text is empty, a weight is not finite or 0, cut-outs have another size
             than the model's, or the model is offloaded or was loaded inside `torch.inference_mode()`.
-        ArithmeticError: if the model gives NaN or infinite values.
+        FloatingPointError: if the model gives NaN or infinite values.
 
     Example:
 
@@ -195,7 +195,7 @@ class ClipGuidance:
         Raises:
             TypeError: if the pictures are not a tensor of floats.
             ValueError: if their shape or range is wrong.
-            ArithmeticError: if the model gives NaN or infinite values.
+            FloatingPointError: if the model gives NaN or infinite values.
         """
         if self.cut_outs is None:
             embeds = encode_pixels(self.model, self.preprocess(pictures))[None]

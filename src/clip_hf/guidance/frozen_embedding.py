@@ -32,9 +32,9 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def check_finite(values: torch.Tensor, model: ClipHFModel) -> torch.Tensor:
-    """Return what a model computed, or raise an `ArithmeticError` that names the model if it is not finite."""
+    """Return what a model computed, or raise an `FloatingPointError` that names the model if it is not finite."""
     if not bool(values.isfinite().all()):
-        raise ArithmeticError(
+        raise FloatingPointError(
             f"The model {model.name_or_path or type(model).__name__} gives NaN or infinite values: its weights are "
             "damaged, or they overflow in half precision; in that case use float32."
         )

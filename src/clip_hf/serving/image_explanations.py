@@ -144,6 +144,6 @@ def compute_maps(
         `np.ndarray`: (texts, rows, columns), float32.
 
     Raises:
-        ArithmeticError: if values are not finite.
+        FloatingPointError: if values are not finite.
     """
     return image_maps(encoder.model, inputs["pixel_values"], torch.from_numpy(text_embeds), method)[0].cpu().numpy()
