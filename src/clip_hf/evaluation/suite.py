@@ -66,8 +66,8 @@ class SuiteOptions(TaskSettings):
             `background_color`, `apply_exif_orientation`, `high_bit_depth`, `draft`, `image_limits`.
         clip ([`ClipSampling`], *optional*): To evaluate on films instead of images: how many frames and views are
             taken of each. A [`ClipHFVideoModel`] and a [`VideoEncoder`] have their own.
-        data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds, fps, segmentation_size,
-            aggregate: See [`TaskSettings`].
+        data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds, fps: See [`TaskSettings`].
+        segmentation_size, aggregate: See [`TaskSettings`].
 
     Raises:
         ValueError: if a task is unknown or named twice, there are no data, or as [`TaskSettings`] does.
