@@ -49,7 +49,6 @@ def draw_heat(
         `PIL.Image.Image`: the drawing, RGB.
     """
     require_extra("explain", "Drawing maps", "matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -58,10 +57,9 @@ def draw_heat(
         name, (left, top, right, bottom) = "part of the picture", view
         image, maps = image.crop(view), maps[:, top:bottom, left:right]
         seen_box = (seen_box[0] - left, seen_box[1] - top, seen_box[2] - left, seen_box[3] - top)
-    shrink = max(1, math.ceil(max(image.size) / _LONGEST_EDGE))
+    shrink, small = _shrink(image)
     width, height = image.size
     extent = (0, width, height, 0)
-    small = image.resize((max(1, width // shrink), max(1, height // shrink)), Image.Resampling.BOX)
     largest = max(float(np.nanmax(np.abs(maps))), np.finfo(np.float32).tiny)
     signed = bool(np.nanmin(maps) < 0)
     scale = ScalarMappable(Normalize(-largest if signed else 0, largest), "PuOr_r" if signed else "YlOrRd")
@@ -86,10 +84,7 @@ def draw_heat(
             place.set_title(title, parse_math=False)
             _frame(place, seen_box, (width, height))
         figure.colorbar(scale, ax=axes, shrink=0.8, label=unit)
-        canvas = FigureCanvasAgg(figure)
-        figure.set_dpi(_DPI)
-        canvas.draw()
-        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        return _render(figure)
 
 
 def draw_classes(
@@ -109,13 +104,11 @@ def draw_classes(
     """
     require_extra("explain", "Drawing classes", "matplotlib")
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Patch
 
-    shrink = max(1, math.ceil(max(image.size) / _LONGEST_EDGE))
+    shrink, small = _shrink(image)
     (width, height), extent = image.size, (0, image.width, image.height, 0)
-    small = image.resize((max(1, width // shrink), max(1, height // shrink)), Image.Resampling.BOX)
     counts = np.bincount(classes[classes >= 0], minlength=len(labels))
     present = [int(number) for number in np.argsort(-counts, kind="stable") if counts[number]]
     # Beyond those that colour-blind readers can tell apart, colours of the rainbow: the legend has them in order.
@@ -138,10 +131,23 @@ def draw_classes(
             for number, colour in zip(present, colours, strict=False)
         ]
         right.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5))
-        canvas = FigureCanvasAgg(figure)
-        figure.set_dpi(_DPI)
-        canvas.draw()
-        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        return _render(figure)
+
+
+def _shrink(image: Image.Image) -> tuple[int, Image.Image]:
+    """By how much a picture is made smaller to be drawn, and the smaller one."""
+    shrink = max(1, math.ceil(max(image.size) / _LONGEST_EDGE))
+    size = max(1, image.width // shrink), max(1, image.height // shrink)
+    return shrink, image.resize(size, Image.Resampling.BOX)
+
+
+def _render(figure) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(_DPI)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _view(size: tuple[int, int], box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

@@ -220,11 +220,7 @@ class ImageExplanation:
         """Write `maps`, `grid_maps`, `seen_box`, `cosines`, `texts` and `method` as a compressed .npz, whole or not at
         all; `numpy.load` reads it without pickle.
         """
-        arrays = {
-            name: getattr(self, name) for name in ("maps", "grid_maps", "seen_box", "cosines", "texts", "method")
-        }
-        with replaced_file(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
+        save_fields(self, path, ("maps", "grid_maps", "seen_box", "cosines", "texts", "method"))
 
 
 def explain_image(
@@ -276,16 +272,26 @@ def explain_image(
         grid_maps=grid_maps,
         seen_box=picture.seen_box(),
         cell_edges=tuple(picture.cell_edges(axis, grid_maps.shape[2 - axis], cell) for axis in (0, 1)),
-        cosines=image_cosines(plain, picture.pixel_values, text_embeds).cpu().numpy(),
+        cosines=picture_cosines(embed_picture(plain, picture), text_embeds),
     )
 
 
 @torch.no_grad()
-def image_cosines(model: ClipHFModel, pixel_values: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-    """Cosines `(texts,)` of one image with texts, float32."""
-    pixel_values = pixel_values.to(model.device, model.dtype)
-    embeds = evaluated(model).encode_image(pixel_values, interpolate_pos_encoding=True)
-    return (embeds.to(text_embeds.dtype) @ text_embeds.T)[0].float()
+def embed_picture(model: ClipHFModel, picture: SeenPicture) -> torch.Tensor:
+    """L2-normalised embedding of a picture, `(1, dim)`, in the model's dtype."""
+    pixel_values = picture.pixel_values.to(model.device, model.dtype)
+    return evaluated(model).encode_image(pixel_values, interpolate_pos_encoding=True)
+
+
+def picture_cosines(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> np.ndarray:
+    """Cosines `(texts,)` of one picture `(1, dim)` with texts `(texts, dim)`, float32."""
+    return (image_embeds.to(text_embeds.dtype) @ text_embeds.T)[0].float().cpu().numpy()
+
+
+def save_fields(item: Any, path: str | os.PathLike, names: Sequence[str]) -> None:
+    """Write fields of an object as a compressed .npz, whole or not at all."""
+    with replaced_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **{name: getattr(item, name) for name in names})
 
 
 def relevance(

@@ -16,11 +16,10 @@ from ..model.checks_clip_hf import check_whole
 from ..model.image_reading_clip_hf import ImageLimits
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.zero_shot_clip_hf import check_labels
-from ..utils.atomic import replaced_file
 from .attention_twin import check_explainable
 from .dense_features import check_dense_method, dense_features
 from .heat_drawing import draw_classes
-from .image_explanation import SeenPicture, embed_texts, read_picture
+from .image_explanation import SeenPicture, embed_texts, read_picture, save_fields
 from .image_maps import cell_size, is_vit
 
 
@@ -70,9 +69,7 @@ class Segmentation:
         """Write `class_map`, `scores`, `grid_scores`, `seen_box`, `labels` and `method` as a compressed .npz, whole or
         not at all; `numpy.load` reads it without pickle.
         """
-        names = ("class_map", "scores", "grid_scores", "seen_box", "labels", "method")
-        with replaced_file(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **{name: getattr(self, name) for name in names})
+        save_fields(self, path, ("class_map", "scores", "grid_scores", "seen_box", "labels", "method"))
 
 
 def segment_image(

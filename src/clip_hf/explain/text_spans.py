@@ -15,9 +15,8 @@ from torch import nn
 from ..model.checks_clip_hf import check_whole, type_of
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.modeling_clip_hf_base import check_pixel_values
-from ..model.modeling_clip_hf_transformer import ClipHFViTModel
 from .attention_twin import attention_twin
-from .image_maps import last_layers
+from .image_maps import is_vit, last_layers
 
 
 # Below this share of its size a vector counts as zero: it is the rounding of float64, over some hundred steps.
@@ -96,12 +95,11 @@ def head_contributions(
     if len(pixel_values) == 0:
         raise ValueError("`pixel_values` has no images; give at least one.")
     check_whole("batch_size", batch_size, 1)
-    is_vit = isinstance(model.vision_model, ClipHFViTModel)
-    count = model.config.vision_config.num_hidden_layers if is_vit else 1
+    count = model.config.vision_config.num_hidden_layers if is_vit(model) else 1
     numbers = tuple(last_layers(range(count), min(4, count) if layers is None else layers))
     parts = []
     for batch in pixel_values.to(model.device).split(batch_size):
-        parts.append(_vit_parts(model, batch, numbers[0]) if is_vit else _pool_parts(model, batch))
+        parts.append(_vit_parts(model, batch, numbers[0]) if is_vit(model) else _pool_parts(model, batch))
     heads, mlps, rest = (torch.cat(each) for each in zip(*parts))
     return HeadContributions(heads, mlps, rest, numbers)
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from ..model.checks_clip_hf import type_of
 from ..model.modeling_clip_hf import ClipHFModel
-from ..model.zero_shot_clip_hf import check_labels, evaluated
+from ..model.zero_shot_clip_hf import check_labels
 from .attention_twin import attention_twin, check_explainable
-from .image_explanation import embed_texts, image_cosines, read_picture
+from .image_explanation import embed_picture, embed_texts, picture_cosines, read_picture
 from .image_maps import attention_relevance, check_relevance, last_layers
 
 
@@ -110,11 +110,9 @@ def explain_words(
     offsets = encoded.pop("offset_mapping").tolist()
     ids, mask = encoded["input_ids"], encoded["attention_mask"]
     pooled_at = _pooled_tokens(plain, ids, mask)
-    with torch.no_grad():
-        pixel_values = picture.pixel_values.to(plain.device, plain.dtype)
-        image_embeds = evaluated(plain).encode_image(pixel_values, interpolate_pos_encoding=True)
+    image_embeds = embed_picture(plain, picture)
     rows = _token_relevance(plain, {"input_ids": ids, "attention_mask": mask}, image_embeds, layers)
-    cosines = image_cosines(plain, picture.pixel_values, text_embeds).tolist()
+    cosines = picture_cosines(image_embeds, text_embeds).tolist()
     result = []
     for index, text in enumerate(texts):
         values = rows[index, pooled_at[index]].cpu().numpy()

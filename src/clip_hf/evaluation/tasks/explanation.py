@@ -17,7 +17,7 @@ from ...embedding.bulk_encoding import encode_text_list
 from ...embedding.dual_encoder import DualEncoder
 from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
-from ...explain.attention_twin import attention_twin
+from ...explain.attention_twin import attention_twin, check_explainable
 from ...explain.image_maps import METHODS, image_maps
 from ...model.modeling_clip_hf import ClipHFModel
 from ...utils.figures import COLOURS, new_figure
@@ -28,6 +28,7 @@ from ..registry.located_data import LocatedData, load_located
 from .evaluation_result import MeasuredResult
 from .evaluation_task import EvaluationOptions, EvaluationTask, TaskSettings
 from .faithfulness import (
+    MapMeasure,
     RandomWeightsCheck,
     choice_game,
     deletion_curve,
@@ -194,7 +195,7 @@ def evaluate_explanation(
     if not isinstance(data, LocatedData):
         data = load_located(data)
     encoder = load_dual_encoder(model, processor=processor).of_pictures
-    twin = _explainable(encoder)
+    twin = attention_twin(explained_model(encoder, "explanation", "Explanations look into"))
     embeds = _text_embeds(encoder, data, options)
     asked = _Asked.read(encoder, data)
     noise = torch.rand(len(asked.targets), 16, 16, generator=torch.Generator().manual_seed(options.seed))
@@ -207,7 +208,7 @@ def evaluate_explanation(
     if options.resamples:
         intervals = {name: bootstrap_mean_interval(each, **options.bootstrap) for name, each in rows.items()}
         intervals |= {f"{method}_rank_correlation": each.check.intervals[-1] for method, each in found.items()}
-    guesses = {name: float(each.mean()) for name, each in guessed.items()}
+    guesses = {name: float(asked.by_image(each.values).mean()) for name, each in guessed.items()}
     guesses |= {"pointing": asked.mask_share, "choice": asked.choice_chance}
     result = ExplanationResult(
         model=encoder.name,
@@ -231,14 +232,20 @@ def evaluate_explanation(
     return result
 
 
-def _explainable(encoder: DualEncoder) -> ClipHFModel:
-    """A twin of the encoder's model, in evaluation mode."""
+def explained_model(encoder: DualEncoder, task: str, reason: str) -> ClipHFModel:
+    """The encoder's model, if the task can look into its layers.
+
+    Args:
+        encoder ([`DualEncoder`]): The encoder.
+        task (`str`): The task's name.
+        reason (`str`): How the message goes on before "the layers of a ClipHFModel": `"Explanations look into"`.
+    """
     try:
-        return attention_twin(encoder.model)
+        return check_explainable(encoder.model)
     except TypeError as error:
         raise ValueError(
-            f"The task explanation cannot be run on {encoder.name}. Explanations look into the layers of a "
-            "ClipHFModel in PyTorch; `clip-hf convert` makes one of every CLIP, and --runtime must be left out."
+            f"The task {task} cannot be run on {encoder.name}. {reason} the layers of a ClipHFModel in PyTorch; "
+            "`clip-hf convert` makes one of every CLIP, and --runtime must be left out."
         ) from error
 
 
@@ -320,8 +327,8 @@ class _Asked:
 
     def measure(
         self, maps: torch.Tensor, model: ClipHFModel, embeds: torch.Tensor, options: ExplanationOptions
-    ) -> dict[str, np.ndarray]:
-        """Pointing, deletion and insertion of a map for each label asked, by image."""
+    ) -> dict[str, MapMeasure]:
+        """Pointing, choice, deletion and insertion of a map for each label asked."""
         score = probability_score(model, embeds, self.targets)
         pictures = self.pixel_values[self.image_of.to(self.pixel_values.device)]
         maps = maps.to(pictures.device)
@@ -332,7 +339,7 @@ class _Asked:
             deletion_curve(score, pictures, maps, **settings, resamples=0),
             insertion_curve(score, pictures, maps, **settings, resamples=0),
         )
-        return {name: self.by_image(each.values) for name, each in zip(_MEASURES, measures)}
+        return dict(zip(_MEASURES, measures, strict=True))
 
 
 def _cropped(mask: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int]) -> np.ndarray:
@@ -367,8 +374,9 @@ class _Measured:
 
         resamples, seed = max(1, options.resamples), options.seed
         check = random_weights_check(make, model, asked.pixel_values[:checked], embeds, resamples=resamples, seed=seed)
-        best = pointing_game(maps, asked.masks, resamples=0).best
-        return cls(asked.measure(maps, model, embeds, options), list(maps.shape[1:]), best, check)
+        measures = asked.measure(maps, model, embeds, options)
+        rows = {name: asked.by_image(each.values) for name, each in measures.items()}
+        return cls(rows, list(maps.shape[1:]), measures["pointing"].best, check)
 
     @property
     def cascade(self) -> dict[str, float]:

@@ -18,6 +18,7 @@ from scipy.stats import rankdata
 from torch import nn
 
 from ...explain.attention_twin import check_explainable
+from ...explain.image_maps import is_vit
 from ...model.checks_clip_hf import check_whole, type_of
 from ..numerics.bootstrap import bootstrap_mean_interval
 
@@ -443,7 +444,7 @@ def _destroy_downwards(model: nn.Module, seed: int) -> Iterator[str]:
 
 def _stages(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:
     tower = model.vision_model
-    if model.config.vision_config.model_type == "clip_hf_vit":
+    if is_vit(model):
         layers = [(f"layer {number}", [layer]) for number, layer in enumerate(tower.encoder.layers)]
         top = ("projection", [model.visual_projection, tower.post_layernorm])
         return [top, *reversed(layers), ("embeddings", [tower.pre_layrnorm, tower.embeddings])]

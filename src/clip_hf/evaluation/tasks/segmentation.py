@@ -15,7 +15,6 @@ import torch
 from ...embedding.dual_encoder import DualEncoder
 from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
-from ...explain.attention_twin import check_explainable
 from ...explain.dense_features import DENSE_METHODS
 from ...explain.image_explanation import SeenPicture
 from ...explain.image_segmentation import best_classes, check_size, place_scores, read_sized
@@ -29,7 +28,7 @@ from ..registry.dataset_registry import templates_for
 from ..registry.located_data import LocatedData, load_located
 from .evaluation_result import MeasuredResult
 from .evaluation_task import EvaluationOptions, TaskSettings
-from .explanation import ExplanationTask
+from .explanation import ExplanationTask, explained_model
 from .zero_shot import class_embeddings
 
 
@@ -182,7 +181,7 @@ def evaluate_segmentation(
         data = load_located(data)
     _check_masks(data)
     encoder = load_dual_encoder(model, processor=processor).of_pictures
-    twin = _segmenting(encoder)
+    twin = evaluated(explained_model(encoder, "segmentation", "Dense features come from"))
     check_size(twin, options.size)
     templates = templates_for(data.name, options.templates)
     embeds = torch.from_numpy(class_embeddings(encoder, data.names, templates, options.encoding)).to(encoder.device)
@@ -284,17 +283,6 @@ def _check_masks(data: LocatedData) -> None:
             f"{data.name} has boxes; segmentation needs a column 'mask' with a value for each pixel: 0 for nothing, "
             "k + 1 for the k-th label."
         )
-
-
-def _segmenting(encoder: DualEncoder) -> ClipHFModel:
-    """The encoder's model, in evaluation mode."""
-    try:
-        return evaluated(check_explainable(encoder.model))
-    except TypeError as error:
-        raise ValueError(
-            f"The task segmentation cannot be run on {encoder.name}. Dense features come from the layers of a "
-            "ClipHFModel in PyTorch; `clip-hf convert` makes one of every CLIP, and --runtime must be left out."
-        ) from error
 
 
 def _read_scenes(
